@@ -1,0 +1,41 @@
+"""Progressive checkpoints: what a `.tprog` directory is, readable without jax and without torch."""
+
+from tprog.config import ModelConfig, RopeScaling
+from tprog.config_json import config_from_json, config_to_json, load_config
+from tprog.errors import (
+    ConfigError,
+    FormatError,
+    GrowthError,
+    ParameterError,
+    TritterError,
+    UsageError,
+    VerificationError,
+)
+from tprog.families import FAMILIES, Family
+from tprog.params import ParamSpec, check_tree, hf_tensors, param_specs
+from tprog.sizes import SIZES, count_parameters, named_size, size_label
+
+__all__ = [
+    "FAMILIES",
+    "SIZES",
+    "ConfigError",
+    "Family",
+    "FormatError",
+    "GrowthError",
+    "ModelConfig",
+    "ParamSpec",
+    "ParameterError",
+    "RopeScaling",
+    "TritterError",
+    "UsageError",
+    "VerificationError",
+    "check_tree",
+    "config_from_json",
+    "config_to_json",
+    "count_parameters",
+    "hf_tensors",
+    "load_config",
+    "named_size",
+    "param_specs",
+    "size_label",
+]

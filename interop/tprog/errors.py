@@ -1,0 +1,57 @@
+"""Every error a user can meet: where it happened, what was expected, what was found, and the way out."""
+
+from collections.abc import Sequence
+
+
+class TritterError(Exception):
+    """A mistake that the person at the keyboard can mend; never a bug of ours.
+
+    The command line prints it as one paragraph and exits with a non-zero code; a library user catches it.
+
+    Args:
+        where: the file, tensor, field or option concerned.
+        expected: what should have been there.
+        got: what was there.
+        remedy: what to do about it, as an imperative sentence.
+        findings: further lines of the same kind, when several things are wrong at once.
+
+    Example:
+        >>> raise ConfigError("num_layers", expected="a whole number above 0", got=-1, remedy="Mend config.json.")
+        Traceback (most recent call last):
+        tprog.errors.ConfigError: num_layers: expected a whole number above 0, got -1. Mend config.json.
+    """
+
+    def __init__(
+        self, where: object, *, expected: object, got: object, remedy: str, findings: Sequence[str] = ()
+    ) -> None:
+        self.where = str(where)
+        self.expected = str(expected)
+        self.got = str(got)
+        self.remedy = remedy
+        self.findings = tuple(findings)
+        lines = [f"{self.where}: expected {self.expected}, got {self.got}. {remedy}"]
+        super().__init__("\n".join([*lines, *(f"  - {finding}" for finding in self.findings)]))
+
+
+class ConfigError(TritterError):
+    """A model configuration breaks a rule, or names something this library does not know."""
+
+
+class FormatError(TritterError):
+    """A file or directory is not what the format says it must be."""
+
+
+class ParameterError(TritterError):
+    """A tree of parameters does not match the parameter table of its configuration."""
+
+
+class GrowthError(TritterError):
+    """A growth that cannot be planned, or cannot be applied to what was given."""
+
+
+class VerificationError(TritterError):
+    """A result was checked against its stated guarantee and did not meet it."""
+
+
+class UsageError(TritterError):
+    """Options that contradict each other, a path that is missing or taken, an extra that is not installed."""

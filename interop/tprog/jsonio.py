@@ -1,0 +1,88 @@
+"""JSON in and out of files: bounded, strict, and with errors that name the file."""
+
+import json
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tprog.errors import FormatError
+
+MAX_JSON_BYTES = 64 << 20
+"""Largest JSON file read; an index of a million tensors stays below it."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        FormatError: the file is missing, too large, not UTF-8 JSON, not an object, or holds NaN.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "config.json")
+        >>> write_json(path, {"hidden_size": 64})
+        >>> read_json(path)
+        {'hidden_size': 64}
+    """
+    if not path.is_file():
+        raise FormatError(path, expected="a JSON file", got="nothing there", remedy="Check the path.")
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise FormatError(
+            path,
+            expected=f"at most {MAX_JSON_BYTES} bytes",
+            got=f"{size}",
+            remedy="This is not a model's JSON.",
+        )
+    return parse_json(path.read_bytes(), path)
+
+
+def parse_json(data: bytes, where: object) -> dict[str, Any]:
+    """Parse bytes as a JSON object; `where` names their origin in errors.
+
+    Raises:
+        FormatError: the bytes are not UTF-8 JSON, not an object, nested too deep, or hold NaN or a name twice.
+
+    Example:
+        >>> parse_json(b'{"layers": 2}', "config.json")
+        {'layers': 2}
+    """
+
+    def refuse(reason: str) -> NoReturn:
+        raise FormatError(where, expected="a JSON object", got=reason, remedy="Fetch or write the file anew.")
+
+    def constant(name: str) -> NoReturn:
+        refuse(f"the value {name}, which JSON does not have")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            seen: set[str] = set()
+            refuse(f"the name {next(k for k, _ in pairs if k in seen or seen.add(k))!r} twice")
+        return table
+
+    try:
+        value = json.loads(data, parse_constant=constant, object_pairs_hook=unique)
+    except UnicodeDecodeError as error:
+        refuse(f"bytes that are not UTF-8 at offset {error.start}")
+    except RecursionError:
+        refuse("values nested too deep to read")
+    except ValueError as error:
+        refuse(f"{error}")
+    if not isinstance(value, dict):
+        refuse(f"a {type(value).__name__}")
+    return value
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, indented, with a newline at the end.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "a.json")
+        >>> write_json(path, {"a": 1}); path.read_text()
+        '{\\n  "a": 1\\n}\\n'
+    """
+    path.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,390 @@
+"""THE parameter table: one row a parameter kind, from which everything else is derived.
+
+A model is a nested dict of arrays with the layers stacked on axis 0:
+
+    {"embed": [V,D],
+     "layers": {"attention_norm": [L,D], "attention": {"query": [L,D,H,K], ...}, "mlp_norm": [L,D],
+                "mlp": {"gate": [L,D,F], ...}},
+     "norm": [D],
+     "lm_head": [D,V]}
+
+Each row names a parameter's path in that dict, its Hugging Face name, its logical axes with their roles, the
+axes of the Hugging Face tensor in terms of ours, and how it is initialised. Initialisation, abstract shapes,
+sharding, name conversion, validation of files and growth all read these rows; adding a family is adding rows.
+
+Roles say what an axis does to the activations that run along it (see `tritter_jax.growth`):
+
+- `stack`: one entry a layer;
+- `write`: the entries are written to the activation (the embedding writes hidden);
+- `read`: the entries are multiplied with the activation and summed (query reads hidden);
+- `gain`: an RMSNorm's gain; `tied_gain` the final one where the embedding is also the output layer;
+- `copy`: every entry computes its own activation, whatever its neighbours do (heads, gate units).
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, cast
+
+from tprog.config import ModelConfig
+from tprog.errors import ParameterError
+
+Role = Literal["stack", "write", "read", "gain", "tied_gain", "copy", "none"]
+Initializer = Literal["normal", "ones", "zeros"]
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A logical axis and the role it plays in one parameter."""
+
+    name: str
+    role: Role = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParamSpec:
+    """One parameter of a model: where it lies, what it is called elsewhere, how its axes behave.
+
+    Args:
+        path: keys from the root of the nested dict.
+        hf_name: Hugging Face name; holds `{layer}` where there is one tensor a layer.
+        axes: logical axes of our array, in order.
+        hf_axes: for each axis of the Hugging Face tensor, the logical axes it is the product of.
+        initializer: `normal` (times `ModelConfig.initializer_range`), `ones` or `zeros`.
+        shape: shape of our array, layers included.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> query = spec_of(named_size("3B"), "layers.attention.query")
+        >>> query.shape, query.hf_shape
+        ((26, 2560, 20, 128), (2560, 2560))
+    """
+
+    path: Path
+    hf_name: str
+    axes: tuple[Axis, ...]
+    hf_axes: tuple[tuple[str, ...], ...]
+    initializer: Initializer
+    shape: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        """The path as one dotted word."""
+        return ".".join(self.path)
+
+    @property
+    def stacked(self) -> bool:
+        """Whether axis 0 counts layers."""
+        return self.axes[0].role == "stack"
+
+    @property
+    def writes_residual(self) -> bool:
+        """Whether this is a layer's parameter that adds to the residual stream."""
+        return self.stacked and Axis("hidden", "write") in self.axes
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """Shape of our array for one layer: without the stack axis."""
+        return self.shape[1:] if self.stacked else self.shape
+
+    @property
+    def _layer_axes(self) -> tuple[str, ...]:
+        return tuple(axis.name for axis in self.axes if axis.role != "stack")
+
+    @property
+    def _expanded(self) -> tuple[str, ...]:
+        return tuple(name for group in self.hf_axes for name in group)
+
+    @property
+    def hf_shape(self) -> tuple[int, ...]:
+        """Shape of the Hugging Face tensor (of one layer)."""
+        size = dict(zip(self._layer_axes, self.layer_shape, strict=True))
+        return tuple(math.prod(size[name] for name in group) for group in self.hf_axes)
+
+    def from_hf(self, tensor: Any) -> Any:
+        """A Hugging Face tensor [`hf_shape`] as our array [`layer_shape`]; numpy or jax, a view where it can be."""
+        size = dict(zip(self._layer_axes, self.layer_shape, strict=True))
+        expanded = tensor.reshape([size[name] for name in self._expanded])
+        return expanded.transpose([self._expanded.index(name) for name in self._layer_axes])
+
+    def to_hf(self, array: Any) -> Any:
+        """The inverse of `from_hf`: our array [`layer_shape`] as a Hugging Face tensor [`hf_shape`]."""
+        turned = array.transpose([self._layer_axes.index(name) for name in self._expanded])
+        return turned.reshape(self.hf_shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    path: str
+    hf: str
+    axes: str
+    hf_axes: str
+    init: Initializer = "normal"
+    when: str = ""
+
+
+_LAYER = "model.layers.{layer}."
+_ATTENTION = _LAYER + "self_attn."
+_MLP = _LAYER + "mlp."
+
+# One row a parameter. `axes`: our axes, outermost first, each with its role after a colon.
+# `hf_axes`: the Hugging Face tensor's axes, `*` joining those of ours that it folds into one.
+_ROWS: tuple[_Row, ...] = (
+    _Row(path="embed", hf="model.embed_tokens.weight", axes="vocab hidden:write", hf_axes="vocab hidden"),
+    _Row(
+        path="layers.attention_norm", hf=_LAYER + "input_layernorm.weight",
+        axes="layers:stack hidden:gain", hf_axes="hidden", init="ones",
+    ),
+    _Row(
+        path="layers.attention.query", hf=_ATTENTION + "q_proj.weight",
+        axes="layers:stack hidden:read heads:copy head_dim", hf_axes="heads*head_dim hidden",
+    ),
+    _Row(
+        path="layers.attention.query_bias", hf=_ATTENTION + "q_proj.bias", when="qkv_bias",
+        axes="layers:stack heads:copy head_dim", hf_axes="heads*head_dim", init="zeros",
+    ),
+    _Row(
+        path="layers.attention.query_norm", hf=_ATTENTION + "q_norm.weight", when="qk_norm",
+        axes="layers:stack head_dim", hf_axes="head_dim", init="ones",
+    ),
+    _Row(
+        path="layers.attention.key", hf=_ATTENTION + "k_proj.weight",
+        axes="layers:stack hidden:read kv_heads:copy head_dim", hf_axes="kv_heads*head_dim hidden",
+    ),
+    _Row(
+        path="layers.attention.key_bias", hf=_ATTENTION + "k_proj.bias", when="qkv_bias",
+        axes="layers:stack kv_heads:copy head_dim", hf_axes="kv_heads*head_dim", init="zeros",
+    ),
+    _Row(
+        path="layers.attention.key_norm", hf=_ATTENTION + "k_norm.weight", when="qk_norm",
+        axes="layers:stack head_dim", hf_axes="head_dim", init="ones",
+    ),
+    _Row(
+        path="layers.attention.value", hf=_ATTENTION + "v_proj.weight",
+        axes="layers:stack hidden:read kv_heads:copy head_dim", hf_axes="kv_heads*head_dim hidden",
+    ),
+    _Row(
+        path="layers.attention.value_bias", hf=_ATTENTION + "v_proj.bias", when="qkv_bias",
+        axes="layers:stack kv_heads:copy head_dim", hf_axes="kv_heads*head_dim", init="zeros",
+    ),
+    _Row(
+        path="layers.attention.sub_norm", hf=_ATTENTION + "attn_sub_norm.weight", when="sub_norms",
+        axes="layers:stack heads:gain head_dim", hf_axes="heads*head_dim", init="ones",
+    ),
+    _Row(
+        path="layers.attention.out", hf=_ATTENTION + "o_proj.weight",
+        axes="layers:stack heads:read head_dim hidden:write", hf_axes="hidden heads*head_dim",
+    ),
+    _Row(
+        path="layers.attention.out_bias", hf=_ATTENTION + "o_proj.bias", when="attention_out_bias",
+        axes="layers:stack hidden:write", hf_axes="hidden", init="zeros",
+    ),
+    _Row(
+        path="layers.mlp_norm", hf=_LAYER + "post_attention_layernorm.weight",
+        axes="layers:stack hidden:gain", hf_axes="hidden", init="ones",
+    ),
+    _Row(
+        path="layers.mlp.gate", hf=_MLP + "gate_proj.weight",
+        axes="layers:stack hidden:read mlp:copy", hf_axes="mlp hidden",
+    ),
+    _Row(
+        path="layers.mlp.gate_bias", hf=_MLP + "gate_proj.bias", when="mlp_bias",
+        axes="layers:stack mlp:copy", hf_axes="mlp", init="zeros",
+    ),
+    _Row(
+        path="layers.mlp.up", hf=_MLP + "up_proj.weight",
+        axes="layers:stack hidden:read mlp:write", hf_axes="mlp hidden",
+    ),
+    _Row(
+        path="layers.mlp.up_bias", hf=_MLP + "up_proj.bias", when="mlp_bias",
+        axes="layers:stack mlp:write", hf_axes="mlp", init="zeros",
+    ),
+    _Row(
+        path="layers.mlp.sub_norm", hf=_MLP + "ffn_sub_norm.weight", when="sub_norms",
+        axes="layers:stack mlp:gain", hf_axes="mlp", init="ones",
+    ),
+    _Row(
+        path="layers.mlp.down", hf=_MLP + "down_proj.weight",
+        axes="layers:stack mlp:read hidden:write", hf_axes="hidden mlp",
+    ),
+    _Row(
+        path="layers.mlp.down_bias", hf=_MLP + "down_proj.bias", when="mlp_bias",
+        axes="layers:stack hidden:write", hf_axes="hidden", init="zeros",
+    ),
+    _Row(path="norm", hf="model.norm.weight", axes="hidden:gain", hf_axes="hidden", init="ones", when="untied"),
+    _Row(path="norm", hf="model.norm.weight", axes="hidden:tied_gain", hf_axes="hidden", init="ones", when="tied"),
+    _Row(path="lm_head", hf="lm_head.weight", axes="hidden:read vocab", hf_axes="vocab hidden", when="untied"),
+)  # fmt: skip
+
+COMPUTED_BUFFERS = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
+"""Names of tensors that old files carry although every loader computes them; they are left out."""
+
+
+def _traits(config: ModelConfig) -> set[str]:
+    family = config.family_record
+    switches = {
+        "": True,
+        "qkv_bias": family.qkv_bias or config.attention_bias,
+        "attention_out_bias": config.attention_bias,
+        "mlp_bias": config.mlp_bias,
+        "qk_norm": family.qk_norm,
+        "sub_norms": family.sub_norms,
+        "tied": config.tie_embeddings,
+        "untied": not config.tie_embeddings,
+    }
+    return {name for name, on in switches.items() if on}
+
+
+@lru_cache(maxsize=256)
+def param_specs(config: ModelConfig) -> tuple[ParamSpec, ...]:
+    """The rows of the table that a configuration has, with their shapes.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> [spec.name for spec in param_specs(named_size("test"))][:3]
+        ['embed', 'layers.attention_norm', 'layers.attention.query']
+    """
+    traits, sizes = _traits(config), config.axis_sizes
+    specs = []
+    for row in _ROWS:
+        if row.when not in traits:
+            continue
+        words = [word.partition(":") for word in row.axes.split()]
+        axes = tuple(Axis(name, cast(Role, role or "none")) for name, _, role in words)
+        specs.append(
+            ParamSpec(
+                path=tuple(row.path.split(".")),
+                hf_name=row.hf,
+                axes=axes,
+                hf_axes=tuple(tuple(group.split("*")) for group in row.hf_axes.split()),
+                initializer=row.init,
+                shape=tuple(sizes[axis.name] for axis in axes),
+            )
+        )
+    return tuple(specs)
+
+
+def spec_of(config: ModelConfig, name: str) -> ParamSpec:
+    """The row of one parameter, by its dotted path.
+
+    Raises:
+        ParameterError: this configuration has no such parameter.
+    """
+    for spec in param_specs(config):
+        if spec.name == name:
+            return spec
+    raise ParameterError(
+        name,
+        expected=f"a parameter of a {config.family} model",
+        got="a name the table does not have",
+        remedy="See `tprog.params.param_specs(config)`.",
+    )
+
+
+@dataclass(frozen=True)
+class HFTensor:
+    """One tensor of a Hugging Face file: its name, its row in the table, its layer (None outside the stack)."""
+
+    name: str
+    spec: ParamSpec
+    layer: int | None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape in the file."""
+        return self.spec.hf_shape
+
+
+@lru_cache(maxsize=64)
+def _hf_tensors(config: ModelConfig) -> tuple[HFTensor, ...]:
+    specs = param_specs(config)
+    first = next(i for i, spec in enumerate(specs) if spec.stacked)
+    stacked = [spec for spec in specs if spec.stacked]
+    before = [HFTensor(spec.hf_name, spec, None) for spec in specs[:first]]
+    after = [HFTensor(spec.hf_name, spec, None) for spec in specs[first:] if not spec.stacked]
+    layers = [
+        HFTensor(spec.hf_name.format(layer=layer), spec, layer)
+        for layer in range(config.num_layers)
+        for spec in stacked
+    ]
+    return tuple(before + layers + after)
+
+
+def hf_tensors(config: ModelConfig) -> Iterator[HFTensor]:
+    """Every tensor of the Hugging Face model, layer by layer, in the order a forward pass uses them.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> next(hf_tensors(named_size("test"))).name
+        'model.embed_tokens.weight'
+    """
+    return iter(_hf_tensors(config))
+
+
+def nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
+    """A nested dict from a mapping of paths.
+
+    Example:
+        >>> nest({("layers", "mlp", "up"): 1, ("norm",): 2})
+        {'layers': {'mlp': {'up': 1}}, 'norm': 2}
+    """
+    tree: dict[str, Any] = {}
+    for path, leaf in flat.items():
+        node = tree
+        for key in path[:-1]:
+            node = node.setdefault(key, {})
+        node[path[-1]] = leaf
+    return tree
+
+
+def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
+    """The inverse of `nest`: every leaf of a nested dict by its path."""
+    flat: dict[Path, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update({(key, *path): leaf for path, leaf in flatten(value).items()})
+        else:
+            flat[(key,)] = value
+    return flat
+
+
+def check_tree(tree: Mapping[str, Any], config: ModelConfig, *, where: object = "params") -> None:
+    """Hold a tree of arrays (or abstract shapes) against the table; every mismatch is reported at once.
+
+    Raises:
+        ParameterError: parameters are missing, unknown, or of another shape.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> check_tree({}, named_size("test"))
+        Traceback (most recent call last):
+        tprog.errors.ParameterError: params: expected 12 parameters of a tritter model, got 12 that do not fit. ...
+    """
+    shapes = {".".join(path): tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+    expected = {spec.name: spec.shape for spec in param_specs(config)}
+    findings = mismatches(expected, shapes)
+    if findings:
+        raise ParameterError(
+            where,
+            expected=f"{len(expected)} parameters of a {config.family} model",
+            got=f"{len(findings)} that do not fit",
+            remedy="Use the configuration these parameters were made with, or mend them:",
+            findings=findings,
+        )
+
+
+def mismatches(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """What tells a set of named shapes from the expected one, a line each."""
+    lines = [
+        f"{name} is missing; expected shape {list(expected[name])}" for name in expected if name not in got
+    ]
+    lines += [f"{name} is unknown; it has shape {list(got[name])}" for name in got if name not in expected]
+    lines += [
+        f"{name} has shape {list(got[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in got and got[name] != shape
+    ]
+    return lines
