@@ -1,0 +1,220 @@
+"""A directory that appears whole or not at all.
+
+It is written beside its place under a hidden name, every file is brought to the disk, and a rename puts it in place;
+an old directory is exchanged with it in one step. A lock file beside it keeps a second writer out, and since only the
+holder of the lock writes there, whatever hidden directory the holder finds was left by a writer that died.
+"""
+
+import contextlib
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tprog.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - not on Windows
+    fcntl = None
+
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_SPARE = 16 << 20
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def new_directory(
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    needed: int = 0,
+    is_ours: Callable[[Path], bool] = lambda _: True,
+) -> Iterator[Path]:
+    """A context that gives a temporary directory and, when its block succeeds, puts it at `path`.
+
+    Args:
+        path: the directory to make.
+        overwrite: whether an old one may be replaced; it stays until the new one is complete.
+        needed: bytes that will be written.
+        is_ours: whether an old directory is of the kind that may be replaced.
+
+    Raises:
+        UsageError: `path` is taken, somebody else is writing it, or the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp())
+        >>> with new_directory(root / "a") as temporary:
+        ...     _ = (temporary / "file").write_text("x")
+        >>> sorted(entry.name for entry in root.iterdir())
+        ['a']
+    """
+    path = Path(path).expanduser().resolve()
+    made = _make_parents(path)
+    committed = False
+    try:
+        with _report(path), _lock(path):
+            _recover(path)
+            _check_free(path, overwrite, is_ours)
+            _check_space(path, needed)
+            temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+            try:
+                temporary.mkdir()
+                yield temporary
+                sync_tree(temporary)
+                # The destination may have come into being meanwhile, by the hand of someone who takes no lock.
+                _check_free(path, overwrite, is_ours)
+                _put_in_place(temporary, path)
+                committed = True
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+    finally:
+        if not committed:
+            for parent in made:
+                with contextlib.suppress(OSError):
+                    parent.rmdir()
+
+
+def sync_tree(directory: Path) -> None:
+    """Bring a directory and everything in it to the disk."""
+    for root, _, files in os.walk(directory):
+        for name in files:
+            _sync(Path(root, name))
+        _sync(Path(root))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _make_parents(path: Path) -> list[Path]:
+    """Make the parent directories; gives those that are new, innermost first."""
+    missing = [parent for parent in path.parents if not parent.exists()]
+    with _report(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return missing
+
+
+@contextlib.contextmanager
+def _report(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            path, expected="a path for a new directory", got=str(error), remedy="Choose another path."
+        ) from None
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UsageError(
+                path, expected="room on the disk", got="a full disk", remedy="Free space, or choose another disk."
+            ) from None
+        if error.errno in _NO_ACCESS:
+            raise UsageError(
+                path, expected="a place that can be written", got=str(error), remedy="Choose another path."
+            ) from None
+        raise
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    if fcntl is None:  # pragma: no cover - not on Windows
+        yield
+        return
+    name = path.parent / f".{path.name}.lock"
+    while True:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Its last holder may have removed the file between our opening and locking it.
+            if name.exists() and os.path.samestat(os.fstat(descriptor), name.stat()):
+                break
+            os.close(descriptor)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UsageError(
+                path, expected="to be its only writer", got="another process that is writing it",
+                remedy="Wait for that process, or choose another path.",
+            ) from None  # fmt: skip
+        except BaseException:
+            os.close(descriptor)
+            raise
+    try:
+        yield
+    finally:
+        name.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _recover(path: Path) -> None:
+    """Clear what a dead writer left: put back an old directory that it had moved away, remove the rest."""
+    aside = _aside(path)
+    if aside.is_dir() and not os.path.lexists(path):
+        aside.rename(path)
+    for litter in path.parent.iterdir():
+        if litter.name.startswith(f".{path.name}.") and litter.name.endswith(".tmp"):
+            shutil.rmtree(litter, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    return path.parent / f".{path.name}.previous.tmp"
+
+
+def _check_free(path: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise UsageError(
+            path, expected="a path that does not exist", got="something there already",
+            remedy="Choose another path, or pass --overwrite (overwrite=True).",
+        )  # fmt: skip
+    if not path.is_dir() or not is_ours(path):
+        raise UsageError(
+            path, expected="a checkpoint to overwrite", got="something that is not one",
+            remedy="Only checkpoints are overwritten; remove it yourself, or choose another path.",
+        )  # fmt: skip
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed + _SPARE > free:
+        raise UsageError(
+            path, expected=f"{needed + _SPARE:,} bytes free on the disk", got=f"{free:,}",
+            remedy="Free space, or choose another disk.",
+        )  # fmt: skip
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    if not os.path.lexists(path) or not any(path.iterdir()):
+        temporary.rename(path)
+    elif not _exchange(temporary, path):
+        # Killed between the two renames, the next writer finds the old directory aside and puts it back.
+        path.rename(_aside(path))
+        temporary.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(_aside(path), ignore_errors=True)
+    _sync(path.parent)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two directories in one step; False where the system or its file system cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError, TypeError):
+        return False
+    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        return False
+    raise OSError(code, os.strerror(code), str(other))

@@ -1,0 +1,126 @@
+"""Names of the files in a checkpoint directory, and the name of the directory itself."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tprog.errors import UsageError
+
+CONFIG = "config.json"
+PROGRESSIVE = "progressive.json"
+WEIGHTS = "weights.safetensors"
+INDEX = "model.safetensors.index.json"
+HOOKS = "expansion_hooks.py"
+TOKENIZER = "tokenizer"
+TRAINING = "training"
+EWC = "ewc"
+SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC)
+
+SAVE_ID = "save_id"
+"""Name under which a weights file's metadata holds the id of the save it belongs to."""
+
+HF_WEIGHTS = "model.safetensors"
+GENERATION_CONFIG = "generation_config.json"
+SPECIAL_TOKENS = "special_tokens.json"
+HF_SPECIAL_TOKENS = "special_tokens_map.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    SPECIAL_TOKENS,
+    HF_SPECIAL_TOKENS,
+    TOKENIZER_CONFIG,
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Every file name a tokenizer may consist of, ours and the ones of Hugging Face directories."""
+
+_NAME = re.compile(r"(?P<model>.+)-(?P<size>[^-]+)-(?P<step>\d+)\.tprog")
+
+
+def shard_names(stem: str, count: int) -> list[str]:
+    """File names of a set of tensors that lies in `count` files.
+
+    Example:
+        >>> shard_names("weights", 1), shard_names("weights", 2)[1]
+        (['weights.safetensors'], 'weights-00002-of-00002.safetensors')
+    """
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointName:
+    """The three parts of `{model}-{size}-{step}.tprog`.
+
+    Example:
+        >>> CheckpointName.parse("runs/poet-large-3B-1000.tprog")
+        CheckpointName(model='poet-large', size='3B', step=1000)
+        >>> str(CheckpointName(model="poet", size="7B", step=0))
+        'poet-7B-0.tprog'
+    """
+
+    model: str
+    size: str
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.model}-{self.size}-{self.step}.tprog"
+
+    @classmethod
+    def parse(cls, path: str | Path) -> "CheckpointName | None":
+        """The parts of a directory's name, or None where it does not have that form."""
+        match = _NAME.fullmatch(Path(path).name)
+        if match is None:
+            return None
+        return cls(model=match["model"], size=match["size"], step=int(match["step"]))
+
+
+def default_name(source: str | Path, size: str, step: int) -> str:
+    """Directory name of what is made from `source`: its model name, or its own name where it has no parts.
+
+    Example:
+        >>> default_name("poet-3B-1000.tprog", "7B", 1000), default_name("models/llama.hf", "7B", 0)
+        ('poet-7B-1000.tprog', 'llama.hf-7B-0.tprog')
+    """
+    path = Path(source)
+    parts = CheckpointName.parse(path)
+    model = parts.model if parts else path.name.removesuffix(".tprog") or "model"
+    return str(CheckpointName(model=model, size=size, step=step))
+
+
+def newest(size: str, directory: str | Path = ".") -> Path:
+    """The `*-{size}-*.tprog` in a directory that was modified last; of equally new ones the highest step.
+
+    Raises:
+        UsageError: there is none.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> root = pathlib.Path(tempfile.mkdtemp()); (root / "poet-3B-20.tprog").mkdir()
+        >>> newest("3b", root).name
+        'poet-3B-20.tprog'
+    """
+    found = [(path, name) for path, name in _named(Path(directory)) if name.size.lower() == size.lower()]
+    if not found:
+        raise UsageError(
+            size,
+            expected=f"a directory *-{size}-*.tprog in {Path(directory).resolve()}",
+            got="none",
+            remedy="Give the path of a checkpoint, or make one with `tritter init` or `tritter import`.",
+        )
+    return max(found, key=lambda pair: (pair[0].stat().st_mtime_ns, pair[1].step, pair[0].name))[0]
+
+
+def _named(directory: Path) -> Iterable[tuple[Path, CheckpointName]]:
+    for path in directory.glob("*.tprog"):
+        name = CheckpointName.parse(path)
+        if name is not None and not path.name.startswith(".") and path.is_dir():
+            yield path, name

@@ -1,0 +1,44 @@
+"""Checkpoints as flat dicts of numpy arrays, by Hugging Face name."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tprog.config import ModelConfig
+from tprog.dtypes import numpy_dtype
+from tprog.reader import Checkpoint, open_checkpoint
+from tprog.source import Tensors
+from tprog.writer import write_checkpoint
+
+
+def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of a checkpoint by name, in torch's [out, in] layout.
+
+    Args:
+        path: a checkpoint, or where it lies.
+        dtype: convert to it; where left out, arrays are read-only views of the mapped files and cost no memory.
+
+    Raises:
+        FormatError: see `tprog.reader.open_checkpoint`; or `dtype` is unknown.
+
+    Example:
+        >>> import tempfile
+        >>> from tprog.params import hf_tensors
+        >>> config = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
+        ...                      vocab_size=16)
+        >>> arrays = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in hf_tensors(config)}
+        >>> load(save(Path(tempfile.mkdtemp(), "a.tprog"), arrays, config))["model.norm.weight"].shape
+        (8,)
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    tensors = {name: checkpoint.tensor(name) for name in checkpoint.names}
+    if dtype is None:
+        return tensors
+    target = numpy_dtype(dtype)
+    return {name: array.astype(target, copy=False) for name, array in tensors.items()}
+
+
+def save(path: str | Path, tensors: Tensors, config: ModelConfig, **options: Any) -> Path:
+    """Write arrays as a checkpoint; `options` are those of `tprog.writer.write_checkpoint`."""
+    return write_checkpoint(path, config, tensors, **options)

@@ -1,0 +1,53 @@
+"""Relative names out of files that nobody vouches for, turned into paths that stay inside their directory."""
+
+from pathlib import Path, PurePosixPath
+
+from tprog.errors import FormatError
+
+
+def safe_file(directory: Path, name: object) -> Path:
+    """The path of a file that an index or a manifest names.
+
+    A link may lead to a file of the same directory or, in a Hugging Face cache, from a snapshot to its model's blobs.
+
+    Raises:
+        FormatError: the name is absolute, holds `..`, or is a link that leads out of the directory.
+
+    Example:
+        >>> safe_file(Path("/models/a"), "../b/secret")
+        Traceback (most recent call last):
+        tprog.errors.FormatError: /models/a: expected file names inside the directory, got '../b/secret'. ...
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
+    legal = (
+        isinstance(name, str)
+        and bool(parts)
+        and ".." not in parts
+        and not parts[0].startswith("/")
+        and not set(name) & {"\\", ":", "\0"}
+    )
+    if not legal:
+        raise FormatError(
+            directory,
+            expected="file names inside the directory",
+            got=repr(name)[:200],
+            remedy="Do not use this directory: something in it reaches outside.",
+        )
+    path = directory.joinpath(*parts)
+    target = path.resolve()
+    if not any(target.is_relative_to(root) for root in _roots(directory)):
+        raise FormatError(
+            path,
+            expected="a file inside the directory",
+            got=f"a link to {target}",
+            remedy="Copy the file into the directory if you trust it.",
+        )
+    return path
+
+
+def _roots(directory: Path) -> list[Path]:
+    directory = directory.resolve()
+    roots = [directory]
+    if directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--"):
+        roots.append(directory.parent.parent / "blobs")
+    return roots

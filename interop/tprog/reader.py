@@ -1,0 +1,181 @@
+"""A checkpoint opened for reading: headers are read and checked at once, tensors when they are touched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tprog.config import DTYPES, ModelConfig
+from tprog.config_json import as_family, load_config
+from tprog.dtypes import same_bits
+from tprog.errors import FormatError, ParameterError
+from tprog.layout import CONFIG, HF_WEIGHTS, INDEX, PROGRESSIVE, SAVE_ID, SUBDIRECTORIES, WEIGHTS
+from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches
+from tprog.schema import Progressive, read_progressive
+from tprog.source import main_dtype
+from tprog.tensorfile import TensorFile
+from tprog.tensorheader import TensorSpec
+from tprog.tokenizer import tokenizer_files
+from tprog.weights import WeightFiles, find_weights
+
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An open checkpoint; also a `TensorSource`, so that it can be written again as it is.
+
+    Args:
+        path: its directory.
+        config: the model; `dtype` is the one most of the weights have.
+        progressive: its metadata; the default where the directory has none.
+        specs: dtype and shape of every tensor by Hugging Face name, in the order of the parameter table.
+        tokenizer_files: its tokenizer's files, by name.
+    """
+
+    path: Path
+    config: ModelConfig
+    progressive: Progressive
+    specs: Mapping[str, TensorSpec]
+    tokenizer_files: Mapping[str, Path]
+    weights: WeightFiles
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Hugging Face names of all tensors, in the order of the parameter table."""
+        return tuple(self.specs)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor as a read-only view of its mapped file, in torch's [out, in] layout.
+
+        Raises:
+            ParameterError: the model has no such tensor.
+        """
+        if name not in self.specs:
+            raise ParameterError(
+                name,
+                expected=f"a tensor of {self.path}",
+                got="a name it does not have",
+                remedy="See `checkpoint.names`.",
+            )
+        return self.file_of(name).tensor(name)
+
+    def file_of(self, name: str) -> TensorFile:
+        """The file a tensor lies in."""
+        return self.weights.files[self.weights.location[name]]
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a `.tprog`, a Hugging Face model directory, or a directory of weights.safetensors and config.json.
+
+    Only headers and JSON are read. Rotary buffers that old files carry are left out, and so is an output layer that
+    repeats a tied embedding.
+
+    Raises:
+        FormatError: it is not a model, a file is broken, or names, shapes and dtypes do not match the parameter
+            table; every mismatch is listed.
+        ConfigError: config.json asks for a model that is not supported.
+
+    Example:
+        >>> open_checkpoint("/nowhere")
+        Traceback (most recent call last):
+        tprog.errors.FormatError: /nowhere: expected a model directory, got nothing there. ...
+    """
+    given = Path(path).expanduser()
+    directory = given.resolve()
+    if not directory.is_dir():
+        got = "a file" if given.exists() else "nothing there"
+        raise FormatError(given, expected="a model directory", got=got, remedy="Check the path.")
+    if not (directory / CONFIG).is_file():
+        raise FormatError(
+            given, expected=f"a model directory with a {CONFIG}", got="none",
+            remedy="Give a .tprog, a Hugging Face model directory, or weights.safetensors + config.json.",
+        )  # fmt: skip
+    config = load_config(directory / CONFIG)
+    progressive = None
+    if (directory / PROGRESSIVE).exists():
+        progressive = read_progressive(directory / PROGRESSIVE)
+        config = as_family(config, progressive.model_family)
+    weights = find_weights(directory)
+    specs = _checked_specs(directory, config, weights, progressive)
+    config = replace(config, dtype=main_dtype(specs))
+    return Checkpoint(
+        path=directory,
+        config=config,
+        progressive=progressive or Progressive.of(config),
+        specs=specs,
+        tokenizer_files=tokenizer_files(directory),
+        weights=weights,
+    )
+
+
+def is_checkpoint(directory: Path) -> bool:
+    """Whether a directory is a model of which every part is known here, and may be replaced by another.
+
+    Example:
+        >>> is_checkpoint(Path("/"))
+        False
+    """
+    weights = (WEIGHTS, HF_WEIGHTS, INDEX)
+    return (
+        (directory / CONFIG).is_file()
+        and any((directory / name).is_file() for name in weights)
+        and all(entry.name in SUBDIRECTORIES for entry in directory.iterdir() if entry.is_dir())
+    )
+
+
+def _checked_specs(
+    directory: Path, config: ModelConfig, weights: WeightFiles, progressive: Progressive | None
+) -> dict[str, TensorSpec]:
+    found = {
+        name: weights.files[file].specs[name]
+        for name, file in weights.location.items()
+        if not COMPUTED_BUFFERS.fullmatch(name)
+    }
+    findings = list(weights.findings) + _other_saves(weights, progressive) + _other_size(config, progressive)
+    if config.tie_embeddings and _OUTPUT in found and not findings:
+        if not _same_tensor(weights, _EMBEDDING, _OUTPUT):
+            findings.append(f"{_OUTPUT} differs from {_EMBEDDING}, though config.json ties them")
+        del found[_OUTPUT]
+    expected = {tensor.name: tensor.shape for tensor in hf_tensors(config)}
+    findings += mismatches(expected, {name: spec.shape for name, spec in found.items()})
+    findings += [
+        f"{name} has dtype {spec.dtype.name}, expected one of {', '.join(DTYPES)}"
+        for name, spec in found.items()
+        if name in expected and spec.dtype.name not in DTYPES
+    ]
+    if findings:
+        raise FormatError(
+            directory,
+            expected=f"the {len(expected)} tensors of a {config.family} model",
+            got=f"{len(findings)} things that do not fit",
+            remedy="Check that config.json and the weights belong together, and fetch what is missing:",
+            findings=findings,
+        )
+    return {name: found[name] for name in expected}
+
+
+def _other_saves(weights: WeightFiles, progressive: Progressive | None) -> list[str]:
+    """Files that belong to another save than the metadata, or than each other."""
+    ids = {name: file.header.metadata.get(SAVE_ID) for name, file in weights.files.items()}
+    manifest = progressive.manifest if progressive else None
+    due = manifest.save_id if manifest else next(iter(ids.values()))
+    whose = PROGRESSIVE if manifest else next(iter(ids))
+    return [f"{name} belongs to save {found}, {whose} to save {due}" for name, found in ids.items() if found != due]
+
+
+def _other_size(config: ModelConfig, progressive: Progressive | None) -> list[str]:
+    size = progressive.current_size if progressive else None
+    return [
+        f"{PROGRESSIVE} says {name} {getattr(size, name)}, {CONFIG} {getattr(config, name)}"
+        for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads")
+        if size is not None and getattr(size, name) != getattr(config, name)
+    ]
+
+
+def _same_tensor(weights: WeightFiles, one: str, other: str) -> bool:
+    if one not in weights.location:
+        return False
+    a, b = (weights.files[weights.location[name]].tensor(name) for name in (one, other))
+    return a.dtype == b.dtype and a.shape == b.shape and bool(np.array_equal(same_bits(a), same_bits(b)))

@@ -1,0 +1,101 @@
+"""Where tensors to be written come from: their names, dtypes and shapes first, their bytes one at a time."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+
+from tprog.config import ModelConfig
+from tprog.dtypes import numpy_dtype
+from tprog.errors import ParameterError
+from tprog.params import hf_tensors
+from tprog.tensorheader import TensorSpec
+
+
+@runtime_checkable
+class TensorSource(Protocol):
+    """A set of named tensors whose dtypes and shapes are known, and whose bytes are made on demand.
+
+    `tensor` is called once a name, in the order of `specs`, so that a source may compute, stream and forget.
+    """
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape by name, in order."""
+        ...
+
+    def tensor(self, name: str) -> np.ndarray:
+        """The tensor of that name, with that dtype and shape."""
+        ...
+
+
+Tensors = TensorSource | Mapping[str, Any] | Iterable[tuple[str, Any]]
+"""What writers accept: a source, arrays by name, or pairs in the order of the parameter table."""
+
+
+class LazyTensors:
+    """A source made of a table and a function from name to array.
+
+    Example:
+        >>> source = LazyTensors({"x": TensorSpec(np.dtype("float32"), (2,))}, lambda name: np.ones(2, np.float32))
+        >>> source.tensor("x")
+        array([1., 1.], dtype=float32)
+    """
+
+    def __init__(self, specs: Mapping[str, TensorSpec], make: Callable[[str], np.ndarray]) -> None:
+        self.specs = specs
+        self._make = make
+
+    def tensor(self, name: str) -> np.ndarray:
+        """The array of that name."""
+        return self._make(name)
+
+
+def as_source(tensors: Tensors, config: ModelConfig) -> TensorSource:
+    """A source of whatever a writer was given.
+
+    Args:
+        tensors: a `TensorSource`; arrays by name (numpy, or anything with `dtype` and `shape` that `np.asarray`
+            takes); or pairs (name, array) in the order of `hf_tensors(config)`, each of dtype `config.dtype`.
+        config: the model they belong to.
+
+    Raises:
+        FormatError: an array's dtype cannot be stored.
+        ParameterError: pairs come in another order; raised when their turn comes.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> as_source({"a": np.zeros((2, 3))}, named_size("test")).specs["a"].shape
+        (2, 3)
+    """
+    if isinstance(tensors, Mapping):
+        table = cast(Mapping[str, Any], tensors)
+        specs = {name: TensorSpec(numpy_dtype(array.dtype), tuple(array.shape)) for name, array in table.items()}
+        return LazyTensors(specs, lambda name: np.asarray(table[name]))
+    if isinstance(tensors, TensorSource):
+        return tensors
+    dtype = numpy_dtype(config.dtype)
+    specs = {tensor.name: TensorSpec(dtype, tensor.shape) for tensor in hf_tensors(config)}
+    return LazyTensors(specs, _Pull(iter(tensors)))
+
+
+class _Pull:
+    def __init__(self, pairs: Iterator[tuple[str, Any]]) -> None:
+        self._pairs = pairs
+
+    def __call__(self, name: str) -> np.ndarray:
+        got, array = next(self._pairs, ("nothing", None))
+        if got != name:
+            raise ParameterError(
+                name, expected="the tensors in the order of tprog.hf_tensors(config)", got=got,
+                remedy="Give a mapping, or give the pairs in that order.",
+            )  # fmt: skip
+        return np.asarray(array)
+
+
+def main_dtype(specs: Mapping[str, TensorSpec]) -> str:
+    """Name of the dtype that most of the bytes have."""
+    total: dict[str, int] = {}
+    for spec in specs.values():
+        total[spec.dtype.name] = total.get(spec.dtype.name, 0) + spec.nbytes
+    return max(total, key=lambda name: total[name])

@@ -1,0 +1,202 @@
+"""Tensor files: a mapped reader that copies nothing, and a streaming writer that hashes as it goes."""
+
+import mmap
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from tprog.errors import FormatError, ParameterError
+from tprog.hashing import HashedFile
+from tprog.tensorheader import Header, TensorSpec, build_header, open_regular, read_header
+
+METADATA = {"format": "pt"}
+"""What every file says of itself; without it some loaders refuse the file."""
+
+
+class TensorFile:
+    """A tensor file that is mapped, not read: a tensor's bytes come from disk when they are touched.
+
+    Args:
+        path: the file.
+        header: what it says of itself, checked.
+        data: the whole file, mapped privately: writing to it changes memory, never the file.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "a.safetensors")
+        >>> digest = write_tensors(path, {"x": np.arange(3.0)})
+        >>> TensorFile.open(path).tensor("x")
+        array([0., 1., 2.])
+    """
+
+    def __init__(self, path: Path, header: Header, data: mmap.mmap) -> None:
+        self.path = path
+        self.header = header
+        self.data = data
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TensorFile":
+        """Map a file and check its header; nothing else is read.
+
+        Raises:
+            FormatError: it is no regular file, or breaks a rule of the format.
+        """
+        path = Path(path)
+        descriptor = open_regular(path)
+        try:
+            header = read_header(descriptor, path)
+            return cls(path, header, _map(descriptor))
+        finally:
+            os.close(descriptor)
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor, in the order they lie in the file."""
+        return self.header.specs
+
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor as a read-only view of the mapped file.
+
+        Raises:
+            ParameterError: the file has no such tensor.
+        """
+        spec = self.specs.get(name)
+        if spec is None:
+            raise ParameterError(
+                name, expected=f"a tensor of {self.path}", got="a name it does not have", remedy="See its names."
+            )
+        view = np.ndarray(spec.shape, spec.dtype, self.data, self.header.offsets[name])
+        view.flags.writeable = False
+        return view
+
+
+class TensorWriter:
+    """Writes a tensor file one tensor at a time, in the order of `names`, hashing in a second thread.
+
+    A tensor given to `write` must not change until `drain` or `close` has returned.
+
+    Args:
+        path: a file that does not exist yet.
+        specs: dtype and shape of every tensor.
+        metadata: text fields beside `{"format": "pt"}`.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "a.safetensors")
+        >>> with TensorWriter(path, {"x": TensorSpec(np.dtype("int8"), (2,))}) as writer:
+        ...     writer.write("x", np.array([1, 2], np.int8))
+        >>> writer.bytes_written
+        130
+    """
+
+    def __init__(
+        self, path: Path, specs: Mapping[str, TensorSpec], metadata: Mapping[str, str] | None = None
+    ) -> None:
+        head, order = build_header(specs, METADATA | dict(metadata or {}))
+        self.names = tuple(order)
+        self._specs = order
+        self._next = 0
+        self._file = HashedFile(path)
+        self._file.write(memoryview(head))
+
+    def write(self, name: str, array: np.ndarray) -> None:
+        """Append the next tensor; its name, dtype and shape must be those announced.
+
+        Raises:
+            ParameterError: it is not the tensor whose turn it is, or has another dtype or shape.
+        """
+        due = self.names[self._next] if self._next < len(self.names) else "no further tensor"
+        if name != due:
+            raise ParameterError(name, expected=f"{due} next", got=name, remedy="Give the tensors in order.")
+        spec = self._specs[name]
+        array = np.asarray(array)
+        if array.dtype != spec.dtype or array.shape != spec.shape:
+            raise ParameterError(
+                name,
+                expected=f"{spec.dtype} {list(spec.shape)}",
+                got=f"{array.dtype} {list(array.shape)}",
+                remedy="Give each tensor as it was announced.",
+            )
+        # ascontiguousarray: the bytes of a transposed view would be written in another order.
+        flat = np.ascontiguousarray(array).reshape(-1)
+        self._file.write(flat.view(np.uint8).data)
+        self._next += 1
+
+    def drain(self) -> None:
+        """Wait until every tensor given so far is hashed and may change."""
+        self._file.drain()
+
+    def close(self) -> None:
+        """Finish the file and bring it to the disk.
+
+        Raises:
+            ParameterError: tensors that were announced have not been written.
+        """
+        missing = self.names[self._next :]
+        if missing:
+            self.abort()
+            raise ParameterError(
+                self._file.path,
+                expected=f"{len(self.names)} tensors",
+                got=f"{self._next}; the next is {missing[0]}",
+                remedy="Give every tensor that was announced.",
+            )
+        self._file.close()
+
+    def abort(self) -> None:
+        """Stop and close the file as it is; the caller removes it."""
+        self._file.abort()
+
+    @property
+    def bytes_written(self) -> int:
+        """Length of the file."""
+        return self._file.bytes_written
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file, in hexadecimal; once closed."""
+        return self._file.sha256
+
+    def __enter__(self) -> "TensorWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+    """Write arrays that are all at hand as one file; returns its sha256.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> len(write_tensors(pathlib.Path(tempfile.mkdtemp(), "a.safetensors"), {"x": np.zeros((2, 2))}))
+        64
+    """
+    specs = {name: TensorSpec(array.dtype, array.shape) for name, array in tensors.items()}
+    with TensorWriter(path, specs, metadata) as writer:
+        for name in writer.names:
+            writer.write(name, tensors[name])
+    return writer.sha256
+
+
+def _map(descriptor: int) -> mmap.mmap:
+    if sys.platform == "win32":
+        return mmap.mmap(descriptor, 0, access=mmap.ACCESS_COPY)
+    try:
+        # Private and writable, for frameworks that refuse read-only memory; NORESERVE, because nobody writes to it.
+        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+        return mmap.mmap(descriptor, 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except OSError as error:
+        raise FormatError(
+            "memory map", expected="room in the address space", got=error.strerror or str(error),
+            remedy="Raise the limit on virtual memory (ulimit -v).",
+        ) from None  # fmt: skip

@@ -1,0 +1,213 @@
+"""The header of a safetensors file: parsed strictly, and built.
+
+A file is a little-endian u64 N, N bytes of JSON that begin with `{`, and the tensors' bytes. The JSON maps each name
+to `{"dtype", "shape", "data_offsets": [begin, end]}`, counted from the header's end, and may hold `__metadata__`.
+"""
+
+import json
+import math
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from tprog.dtypes import BY_CODE, CODES
+from tprog.errors import FormatError
+from tprog.jsonio import parse_json
+
+MAX_HEADER_BYTES = 8 << 20
+"""Longest header read: a name and its numbers take about 130 bytes."""
+MAX_TENSORS = 65_536
+"""Most tensors in one file."""
+MAX_RANK = 16
+"""Most axes of a tensor."""
+ALIGNMENT = 64
+"""The tensors' bytes begin at a multiple of this, so that a mapped file needs no copy in JAX."""
+
+_LARGEST = 2**63 - 1
+_METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Dtype and shape of a tensor that need not be in memory.
+
+    Example:
+        >>> TensorSpec(np.dtype("float32"), (2, 3)).nbytes
+        24
+    """
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor, unpadded."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a tensor file says of itself.
+
+    Args:
+        specs: dtype and shape of each tensor, in the order of their bytes.
+        offsets: where each tensor's bytes begin, from the start of the file.
+        metadata: the free text fields.
+        file_size: length of the file.
+    """
+
+    specs: Mapping[str, TensorSpec]
+    offsets: Mapping[str, int]
+    metadata: Mapping[str, str]
+    file_size: int
+
+
+def open_regular(path: Path) -> int:
+    """A file descriptor for reading a regular file; never waits on a FIFO or a device.
+
+    Raises:
+        FormatError: there is no such file, it cannot be opened, or it is something else than a file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except OSError as error:
+        raise FormatError(
+            path, expected="a readable file", got=error.strerror or str(error), remedy="Check the path."
+        ) from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        kind = "a directory" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise FormatError(path, expected="a regular file", got=kind, remedy="Check the path.")
+    return descriptor
+
+
+def read_header(descriptor: int, where: object) -> Header:
+    """Read and check the header of an open tensor file.
+
+    Raises:
+        FormatError: a rule of the format is broken; the message says which.
+    """
+    size = os.fstat(descriptor).st_size
+    prefix = os.pread(descriptor, 8, 0)
+    length = int.from_bytes(prefix, "little")
+    if len(prefix) < 8 or length > size - 8:
+        _refuse(where, "a length and a header of that length", f"{size} bytes in all", "The file is cut short.")
+    if length > MAX_HEADER_BYTES:
+        _refuse(where, f"a header of at most {MAX_HEADER_BYTES} bytes", f"{length}", "This is not a tensor file.")
+    return parse_header(os.pread(descriptor, length, 8), size, where)
+
+
+def parse_header(data: bytes, file_size: int, where: object) -> Header:
+    """Check the bytes of a header (without its length) against every rule of the format.
+
+    Args:
+        data: the JSON, with its padding.
+        file_size: length of the whole file.
+        where: the file's name, for errors.
+
+    Raises:
+        FormatError: a rule of the format is broken; the message says which.
+
+    Example:
+        >>> header = parse_header(b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', 70, "x.safetensors")
+        >>> header.specs["a"].shape, header.offsets["a"]
+        ((2,), 62)
+    """
+    if not data.startswith(b"{"):
+        _refuse(where, "a header that begins with {", repr(data[:8]), "This is not a tensor file.")
+    # Counted before parsing, because a parsed value takes many times the memory of its text.
+    if data.count(b"{") > MAX_TENSORS + 2 or data.count(b",") + data.count(b"[") > 16 * MAX_TENSORS:
+        _refuse(where, f"at most {MAX_TENSORS} tensors", "more", "Split it into several files.")
+    table = parse_json(data, where)
+    metadata = _check_metadata(table.pop(_METADATA, {}), where)
+    start = 8 + len(data)
+    ranges = [(*_check_entry(name, entry, where), name) for name, entry in table.items()]
+    ranges.sort(key=lambda item: item[:2])
+    position, specs, offsets = 0, {}, {}
+    for begin, end, spec, name in ranges:
+        if begin != position:
+            problem = "overlaps the one before it" if begin < position else f"leaves a hole of {begin - position}"
+            _refuse(where, f"tensor {name!r} to begin at byte {position}", f"{begin}, which {problem}")
+        specs[name], offsets[name], position = spec, start + begin, end
+    if start + position != file_size:
+        problem = "cut short" if file_size < start + position else "followed by bytes that no tensor owns"
+        _refuse(where, f"{start + position} bytes", f"{file_size}", f"The file is {problem}.")
+    return Header(specs, offsets, metadata, file_size)
+
+
+def build_header(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -> tuple[bytes, dict[str, TensorSpec]]:
+    """The first bytes of a tensor file, length and padding included, and the order its tensors follow in.
+
+    Wider dtypes come first, so that every tensor is aligned to its own item size.
+
+    Example:
+        >>> head, order = build_header({"a": TensorSpec(np.dtype("int8"), (3,))}, {"format": "pt"})
+        >>> len(head), list(order)
+        (128, ['a'])
+    """
+    order = dict(sorted(specs.items(), key=lambda item: -item[1].dtype.itemsize))
+    table: dict[str, Any] = {_METADATA: dict(metadata)}
+    position = 0
+    for name, spec in order.items():
+        end = position + spec.nbytes
+        table[name] = {"dtype": CODES[spec.dtype], "shape": list(spec.shape), "data_offsets": [position, end]}
+        position = end
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-(8 + len(text)) % ALIGNMENT)
+    if len(text) > MAX_HEADER_BYTES or len(order) > MAX_TENSORS:
+        _refuse("tensors", f"at most {MAX_TENSORS} in one file", f"{len(order)}", "Choose a smaller shard size.")
+    return len(text).to_bytes(8, "little") + text, order
+
+
+def _refuse(where: object, expected: str, got: str, remedy: str = "Fetch or write the file anew.") -> NoReturn:
+    raise FormatError(where, expected=expected, got=got, remedy=remedy)
+
+
+def _check_metadata(metadata: object, where: object) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        _refuse(where, f"{_METADATA} to map names to texts", repr(metadata)[:80])
+    return metadata
+
+
+def _check_entry(name: str, entry: object, where: object) -> tuple[int, int, TensorSpec]:
+    def refuse(expected: str, got: object) -> NoReturn:
+        _refuse(where, f"tensor {name[:200]!r} to have {expected}", f"{got!r}"[:200])
+
+    if not isinstance(entry, dict) or entry.keys() != _FIELDS:
+        refuse("dtype, shape and data_offsets", entry)
+    if not _is_text(name):
+        refuse("a name that can be printed", name)
+    code, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = BY_CODE.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        refuse(f"a dtype out of {', '.join(BY_CODE)}", code)
+    if not _is_naturals(shape) or len(shape) > MAX_RANK:
+        refuse(f"a shape of at most {MAX_RANK} whole numbers", shape)
+    if not _is_naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        refuse("two offsets in rising order", offsets)
+    # numpy multiplies the axes that are not 0 even where the product is, and must not overflow.
+    if math.prod(size for size in shape if size) * dtype.itemsize > _LARGEST:
+        refuse("a shape that can be addressed", shape)
+    spec = TensorSpec(dtype, tuple(shape))
+    if spec.nbytes != offsets[1] - offsets[0]:
+        refuse(f"{spec.nbytes} bytes, as {code} of shape {shape} takes", offsets[1] - offsets[0])
+    return offsets[0], offsets[1], spec
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_naturals(value: object) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item <= _LARGEST for item in value)

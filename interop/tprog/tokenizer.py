@@ -1,0 +1,80 @@
+"""Tokenizer files: found in a checkpoint or a Hugging Face directory, and laid out as either wants them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from tprog.errors import FormatError
+from tprog.jsonio import parse_json
+from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
+from tprog.paths import safe_file
+
+_SPECIAL = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+    "additional_special_tokens",
+)
+
+
+def tokenizer_files(directory: Path) -> dict[str, Path]:
+    """The tokenizer's files in a directory, by name; a `tokenizer` folder in it goes first. Empty where none.
+
+    Raises:
+        FormatError: a file is a link that leaves the directory.
+
+    Example:
+        >>> import tempfile
+        >>> root = Path(tempfile.mkdtemp()); _ = (root / "tokenizer.json").write_text("{}")
+        >>> list(tokenizer_files(root))
+        ['tokenizer.json']
+    """
+    folder = TOKENIZER if (directory / TOKENIZER).is_dir() else "."
+    return {
+        name: safe_file(directory, f"{folder}/{name}")
+        for name in TOKENIZER_FILES
+        if (directory / folder / name).is_file()
+    }
+
+
+def write_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
+    """Copy a tokenizer's files into the `tokenizer` folder of a checkpoint, special_tokens.json among them.
+
+    transformers reads special_tokens_map.json where there is one (version 5 no longer writes it), so that name is
+    kept beside the format's own; where it is missing, the tokens are taken from tokenizer_config.json.
+    """
+    if not files:
+        return
+    folder = directory / TOKENIZER
+    folder.mkdir()
+    for name, path in files.items():
+        (folder / name).write_bytes(path.read_bytes())
+    if SPECIAL_TOKENS in files:
+        return
+    if HF_SPECIAL_TOKENS in files:
+        tokens = files[HF_SPECIAL_TOKENS].read_bytes()
+    else:
+        config = files.get(TOKENIZER_CONFIG)
+        known = parse_json(config.read_bytes(), config) if config else {}
+        chosen = {name: known[name] for name in _SPECIAL if known.get(name)}
+        tokens = (json.dumps(chosen, indent=2, ensure_ascii=False) + "\n").encode("utf-8")
+    (folder / SPECIAL_TOKENS).write_bytes(tokens)
+
+
+def export_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
+    """Copy a tokenizer's files to the top of a Hugging Face directory, under the names that are read there.
+
+    Raises:
+        FormatError: a file cannot be read.
+    """
+    for name, path in files.items():
+        if name == SPECIAL_TOKENS:
+            continue
+        try:
+            (directory / name).write_bytes(path.read_bytes())
+        except FileNotFoundError:
+            raise FormatError(path, expected="a file", got="nothing there", remedy="Check the directory.") from None

@@ -1,0 +1,202 @@
+"""Checkpoints as PyTorch state dicts, memory-mapped. Imports torch, never jax."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tprog.config import ModelConfig
+from tprog.dtypes import CODES, numpy_dtype
+from tprog.errors import ParameterError, UsageError
+from tprog.params import COMPUTED_BUFFERS, hf_tensors
+from tprog.reader import Checkpoint, open_checkpoint
+from tprog.source import LazyTensors
+from tprog.tensorfile import TensorFile
+from tprog.tensorheader import TensorSpec
+from tprog.writer import write_checkpoint
+
+try:
+    import torch
+except ImportError:
+    raise UsageError(
+        "tprog.torch", expected="PyTorch to be installed", got="none",
+        remedy="`pip install 'tritter-jax[torch]'`.",
+    ) from None  # fmt: skip
+
+_TORCH: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NUMPY = {_TORCH[code]: dtype for dtype, code in CODES.items()}
+
+
+def load(
+    path: str | Path | Checkpoint,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+) -> dict[str, torch.Tensor]:
+    """The state dict of a checkpoint, under Hugging Face names.
+
+    On the CPU and without a `dtype`, tensors are mapped: opening is instant, bytes are read when they are touched,
+    and writing to a tensor changes this process's memory, never the file.
+
+    Args:
+        path: a checkpoint, or where it lies.
+        device: where to put the tensors.
+        dtype: convert to it; each tensor keeps its own where left out.
+
+    Raises:
+        FormatError: see `tprog.reader.open_checkpoint`.
+
+    Example:
+        >>> import tempfile
+        >>> config = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
+        ...                      vocab_size=16)
+        >>> state = {tensor.name: torch.zeros(tensor.shape) for tensor in hf_tensors(config)}
+        >>> load(save(Path(tempfile.mkdtemp(), "a.tprog"), state, config))["lm_head.weight"].shape
+        torch.Size([16, 8])
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    target = torch_dtype(dtype)
+    return {name: view(checkpoint.file_of(name), name).to(device=device, dtype=target) for name in checkpoint.names}
+
+
+def load_into(model: torch.nn.Module, path: str | Path | Checkpoint, *, strict: bool = True) -> torch.nn.Module:
+    """Copy a checkpoint's tensors into a model that transformers built, converting dtype and device.
+
+    A tied output layer is filled through its embedding.
+
+    Args:
+        model: a causal language model of the checkpoint's family and size.
+        path: a checkpoint, or where it lies.
+        strict: whether names that only one of the two has are an error.
+
+    Returns:
+        The model.
+
+    Raises:
+        ParameterError: shapes differ, or (strict) names do; every mismatch is listed, and nothing has been copied.
+    """
+    state = load(path)
+    own = {name: tensor for name, tensor in model.state_dict().items() if not COMPUTED_BUFFERS.fullmatch(name)}
+    tied = {tensor.data_ptr() for name, tensor in own.items() if name in state and tensor.numel()}
+    findings = [
+        f"{name} has shape {list(state[name].shape)}, the model {list(own[name].shape)}"
+        for name in state
+        if name in own and own[name].shape != state[name].shape
+    ]
+    if strict:
+        findings += [f"{name} is not in the model" for name in state if name not in own]
+        findings += [
+            f"{name} is not in the checkpoint"
+            for name, tensor in own.items()
+            if name not in state and tensor.data_ptr() not in tied
+        ]
+    if findings:
+        raise ParameterError(
+            type(model).__name__,
+            expected="the tensors of the checkpoint",
+            got=f"{len(findings)} that do not fit",
+            remedy="Build the model from the checkpoint's own config.json:",
+            findings=findings,
+        )
+    with torch.no_grad():
+        for name, tensor in state.items():
+            if name in own:
+                own[name].copy_(tensor)
+    return model
+
+
+def to_tensors(model: torch.nn.Module | Mapping[str, torch.Tensor], config: ModelConfig) -> LazyTensors:
+    """A model or a state dict as named tensors for `write_checkpoint`; each goes to the host when it is asked for.
+
+    Rotary buffers, and an output layer tied to the embedding, are left out.
+
+    Raises:
+        ParameterError: a tensor's dtype cannot be stored, or the output layer of a tied model differs.
+    """
+    state = model.state_dict() if isinstance(model, torch.nn.Module) else dict(model)
+    known = [tensor.name for tensor in hf_tensors(config)]
+    state = {name: tensor for name, tensor in state.items() if not COMPUTED_BUFFERS.fullmatch(name)}
+    if config.tie_embeddings and "lm_head.weight" in state:
+        if not torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"]):
+            raise ParameterError(
+                "lm_head.weight", expected="the embedding, which the configuration ties it to", got="another tensor",
+                remedy="Tie the model's weights, or set tie_word_embeddings to false.",
+            )  # fmt: skip
+        del state["lm_head.weight"]
+    order = {name: place for place, name in enumerate(known)}
+    names = sorted(state, key=lambda name: order.get(name, len(order)))
+    specs = {name: TensorSpec(_numpy_dtype(name, state[name]), tuple(state[name].shape)) for name in names}
+    return LazyTensors(specs, lambda name: as_numpy(state[name]))
+
+
+def save(
+    path: str | Path,
+    model: torch.nn.Module | Mapping[str, torch.Tensor],
+    config: ModelConfig,
+    **options: Any,
+) -> Path:
+    """Write a model or a state dict as a checkpoint; `options` are those of `tprog.writer.write_checkpoint`.
+
+    Raises:
+        ParameterError: names or shapes are not those of the parameter table; every mismatch is listed.
+    """
+    return write_checkpoint(path, config, to_tensors(model, config), **options)
+
+
+def view(file: TensorFile, name: str) -> torch.Tensor:
+    """One tensor of a mapped file, sharing its memory."""
+    spec = file.specs[name]
+    dtype = _TORCH[CODES[spec.dtype]]
+    if not spec.nbytes:
+        return torch.empty(spec.shape, dtype=dtype)
+    count = spec.nbytes // spec.dtype.itemsize
+    flat = torch.frombuffer(file.data, dtype=dtype, count=count, offset=file.header.offsets[name])
+    return flat.reshape(spec.shape)
+
+
+def as_numpy(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as a numpy array of the same dtype, bfloat16 and float8 included; shares memory on the CPU."""
+    host = tensor.detach().cpu().contiguous()
+    dtype = _NUMPY[host.dtype]
+    if host.dtype in (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2):
+        bits = torch.int16 if dtype.itemsize == 2 else torch.uint8
+        return host.view(bits).numpy().view(dtype)
+    return host.numpy()
+
+
+def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The torch dtype of a name such as `bfloat16`; None stays None.
+
+    Example:
+        >>> torch_dtype("bfloat16")
+        torch.bfloat16
+    """
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    return _TORCH[CODES[numpy_dtype(dtype.removeprefix("torch."))]]
+
+
+def _numpy_dtype(name: str, tensor: torch.Tensor) -> np.dtype:
+    dtype = _NUMPY.get(tensor.dtype)
+    if dtype is None:
+        raise ParameterError(
+            name, expected=f"one of {', '.join(map(str, _NUMPY))}", got=str(tensor.dtype), remedy="Convert it first."
+        )
+    return dtype

@@ -1,0 +1,108 @@
+"""Which tensor files make up a directory's weights, and which tensor lies in which."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from tprog.errors import FormatError
+from tprog.jsonio import read_json
+from tprog.layout import HF_WEIGHTS, INDEX, WEIGHTS
+from tprog.paths import safe_file
+from tprog.tensorfile import TensorFile
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The opened files of one set of tensors.
+
+    Args:
+        files: by the names they have in the directory.
+        location: for each tensor, the name of its file.
+        findings: what does not agree between the index and the files.
+    """
+
+    files: Mapping[str, TensorFile]
+    location: Mapping[str, str]
+    findings: tuple[str, ...] = ()
+
+
+def find_weights(directory: Path) -> WeightFiles:
+    """Open the weights of a checkpoint, a Hugging Face directory, or a bare weights.safetensors.
+
+    Raises:
+        FormatError: there are none, there are two sets, a file is broken, or the index reaches outside.
+    """
+    single = [name for name in (HF_WEIGHTS, WEIGHTS) if (directory / name).is_file()]
+    if not (directory / INDEX).exists():
+        if len(single) == 1:
+            return open_indexed(directory, dict.fromkeys(single, None))
+        _refuse(directory, single)
+    names = read_index(directory / INDEX)
+    strangers = [name for name in single if name not in names.values()]
+    if strangers:
+        raise FormatError(
+            directory,
+            expected=f"one set of weights, the one {INDEX} names",
+            got=f"{strangers[0]} beside it",
+            remedy="Loaders disagree on which to read: remove one of the two.",
+        )
+    return open_indexed(directory, dict.fromkeys(names.values()), names)
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """The `weight_map` of an index: tensor name to file name.
+
+    Raises:
+        FormatError: it is no index.
+    """
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
+        raise FormatError(
+            path,
+            expected="weight_map to give a file name for each tensor",
+            got=repr(names)[:100],
+            remedy="Rebuild it with `tritter verify --repair-index`.",
+        )
+    return names
+
+
+def open_indexed(directory: Path, files: Mapping[str, None], index: Mapping[str, str] | None = None) -> WeightFiles:
+    """Open files by name, and hold them against an index where there is one.
+
+    Raises:
+        FormatError: a file is missing, broken or outside the directory.
+    """
+    opened = {name: TensorFile.open(safe_file(directory, name)) for name in files}
+    location: dict[str, str] = {}
+    findings: list[str] = []
+    for file, tensors in opened.items():
+        for name in tensors.specs:
+            if name in location:
+                findings.append(f"{name} is in {location[name]} and again in {file}")
+            elif index is not None and name not in index:
+                findings.append(f"{name} is in {file} but not in {INDEX}")
+            location[name] = file
+    for name, file in (index or {}).items():
+        if location.get(name) != file:
+            findings.append(f"{name} is not in {file}, where {INDEX} has it")
+    return WeightFiles(opened, location, tuple(findings))
+
+
+def _refuse(directory: Path, single: list[str]) -> NoReturn:
+    shards = sorted(path.name for path in directory.glob("*-of-*.safetensors"))
+    pickles = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
+    got, remedy = "none", "Give a .tprog, a Hugging Face model directory, or weights.safetensors + config.json."
+    if single:
+        got = " and ".join(single)
+        remedy = "Loaders disagree on which to read: remove one of the two."
+    elif shards:
+        got = f"{shards[0]} without {INDEX}"
+        remedy = "Fetch the index, or rebuild it with `tritter verify --repair-index`."
+    elif pickles:
+        got = f"{pickles[0]}, a pickle, which can run code when it is read"
+        remedy = (
+            "If you trust it, convert it: `from transformers import AutoModelForCausalLM as M; "
+            f"M.from_pretrained({str(directory)!r}, dtype='auto').save_pretrained('converted')`."
+        )
+    raise FormatError(directory, expected="weights in safetensors files", got=got, remedy=remedy)

@@ -1,0 +1,190 @@
+"""A checkpoint directory written from named tensors: sharded, hashed, whole or not at all."""
+
+import os
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tprog.commit import new_directory
+from tprog.config import DTYPES, ModelConfig
+from tprog.config_json import config_to_json
+from tprog.errors import ParameterError, UsageError
+from tprog.hashing import hash_file
+from tprog.jsonio import write_json
+from tprog.layout import CONFIG, INDEX, PROGRESSIVE, SAVE_ID, shard_names
+from tprog.params import hf_tensors, mismatches
+from tprog.reader import is_checkpoint
+from tprog.schema import FileRecord, Manifest, Progressive, write_progressive
+from tprog.source import Tensors, TensorSource, as_source, main_dtype
+from tprog.tensorfile import TensorWriter
+from tprog.tensorheader import TensorSpec
+from tprog.tokenizer import tokenizer_files, write_tokenizer
+
+SHARD_SIZE = 5 * 10**9
+"""Largest weights file, in bytes, where the caller names none; a tensor is never split."""
+Check = Callable[[Path], Progressive | None]
+"""Called with the finished directory before it is put in place: raises to abort, may return amended metadata."""
+
+
+def write_checkpoint(
+    path: str | Path,
+    config: ModelConfig,
+    tensors: Tensors,
+    *,
+    progressive: Progressive | None = None,
+    shard_size: int = SHARD_SIZE,
+    overwrite: bool = False,
+    tokenizer_from: str | Path | None = None,
+    files: Mapping[str, bytes] | None = None,
+    check: Check | None = None,
+) -> Path:
+    """Write a `.tprog` directory; it appears at `path` complete, or not at all.
+
+    Args:
+        path: the directory to make.
+        config: the model; its `dtype` is replaced by the one the tensors have.
+        tensors: Hugging Face names to arrays in torch's layout: see `tprog.source.as_source`. All dtypes are
+            kept; they may differ from tensor to tensor.
+        progressive: its metadata; family, size and manifest are filled in. The default where left out.
+        shard_size: largest weights file in bytes.
+        overwrite: whether an existing checkpoint may be replaced.
+        tokenizer_from: a directory whose tokenizer is copied (a checkpoint, or a Hugging Face directory).
+        files: further files by relative name, such as generation_config.json.
+        check: called with the temporary directory when all is written; raising aborts the save, and returned
+            metadata replaces that of the file.
+
+    Returns:
+        The directory.
+
+    Raises:
+        ParameterError: names or shapes are not those of the parameter table; every mismatch is listed.
+        UsageError: `path` is taken or being written, or the disk is full or not writable.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> config = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
+        ...                      vocab_size=16)
+        >>> arrays = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in hf_tensors(config)}
+        >>> path = write_checkpoint(Path(tempfile.mkdtemp(), "tiny-1K-0.tprog"), config, arrays)
+        >>> sorted(entry.name for entry in path.iterdir())
+        ['config.json', 'model.safetensors.index.json', 'progressive.json', 'weights.safetensors']
+    """
+    path = Path(path).expanduser().resolve()
+    source = as_source(tensors, config)
+    config = replace(config, dtype=_checked_dtype(source, config, path))
+    progressive = (progressive or Progressive.of(config)).describing(config)
+    tokenizer = tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else {}
+    extra = dict(files or {})
+    needed = sum(spec.nbytes for spec in source.specs.values()) + sum(map(len, extra.values()))
+    with new_directory(path, overwrite=overwrite, needed=needed, is_ours=is_checkpoint) as temporary:
+        save = _Save(temporary)
+        save.weights(source, shard_size)
+        write_json(temporary / CONFIG, config_to_json(config))
+        write_tokenizer(temporary, tokenizer)
+        for name, data in extra.items():
+            target = temporary / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(data)
+        save.finish(progressive)
+        amended = check(temporary) if check is not None else None
+        if amended is not None:
+            save.finish(amended.describing(config))
+    return path
+
+
+def plan_shards(specs: Mapping[str, TensorSpec], shard_size: int) -> list[dict[str, TensorSpec]]:
+    """Which tensors go together: in order, until a file would pass `shard_size`.
+
+    Raises:
+        UsageError: the size is not above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> spec = TensorSpec(np.dtype("int8"), (6,))
+        >>> [list(shard) for shard in plan_shards({"a": spec, "b": spec, "c": spec}, 12)]
+        [['a', 'b'], ['c']]
+    """
+    if shard_size <= 0:
+        raise UsageError("shard size", expected="bytes above 0", got=shard_size, remedy="Give 5GB, for example.")
+    shards: list[dict[str, TensorSpec]] = [{}]
+    filled = 0
+    for name, spec in specs.items():
+        if shards[-1] and filled + spec.nbytes > shard_size:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = spec
+        filled += spec.nbytes
+    return shards
+
+
+def write_shards(
+    directory: Path, stem: str, source: TensorSource, *, shard_size: int, metadata: Mapping[str, str]
+) -> dict[str, FileRecord]:
+    """Write a source as `{stem}.safetensors` or as numbered files; gives their lengths and hashes by name."""
+    shards = plan_shards(source.specs, shard_size)
+    records = {}
+    for name, specs in zip(shard_names(stem, len(shards)), shards, strict=True):
+        with TensorWriter(directory / name, specs, metadata) as writer:
+            for tensor in writer.names:
+                writer.write(tensor, source.tensor(tensor))
+        records[name] = FileRecord(bytes=writer.bytes_written, sha256=writer.sha256)
+    return records
+
+
+def index_of(source: TensorSource, shard_size: int, stem: str) -> dict[str, Any]:
+    """The index of what `write_shards` writes, as Hugging Face loaders read it."""
+    shards = plan_shards(source.specs, shard_size)
+    names = shard_names(stem, len(shards))
+    return {
+        "metadata": {"total_size": sum(spec.nbytes for spec in source.specs.values())},
+        "weight_map": {tensor: name for name, specs in zip(names, shards, strict=True) for tensor in specs},
+    }
+
+
+@dataclass
+class _Save:
+    """One save in progress: its id, and the hashes known so far."""
+
+    directory: Path
+    save_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    records: dict[str, FileRecord] = field(default_factory=dict)
+
+    def weights(self, source: TensorSource, shard_size: int) -> None:
+        write_json(self.directory / INDEX, index_of(source, shard_size, "weights"))
+        self.records |= write_shards(
+            self.directory, "weights", source, shard_size=shard_size, metadata={SAVE_ID: self.save_id}
+        )
+
+    def finish(self, progressive: Progressive) -> None:
+        """Write progressive.json, with the manifest of every other file."""
+        for root, _, names in os.walk(self.directory):
+            for file in names:
+                name = Path(root, file).relative_to(self.directory).as_posix()
+                if name not in self.records and name != PROGRESSIVE:
+                    size, digest = hash_file(Path(root, file))
+                    self.records[name] = FileRecord(bytes=size, sha256=digest)
+        manifest = Manifest(save_id=self.save_id, files=dict(sorted(self.records.items())))
+        write_progressive(self.directory / PROGRESSIVE, progressive.model_copy(update={"manifest": manifest}))
+
+
+def _checked_dtype(source: TensorSource, config: ModelConfig, path: Path) -> str:
+    """Hold names and shapes against the table; gives the dtype that most bytes have."""
+    expected = {tensor.name: tensor.shape for tensor in hf_tensors(config)}
+    findings = mismatches(expected, {name: spec.shape for name, spec in source.specs.items()})
+    findings += [
+        f"{name} has dtype {spec.dtype.name}, expected one of {', '.join(DTYPES)}"
+        for name, spec in source.specs.items()
+        if name in expected and spec.dtype.name not in DTYPES
+    ]
+    if findings:
+        raise ParameterError(
+            path,
+            expected=f"the {len(expected)} tensors of a {config.family} model",
+            got=f"{len(findings)} that do not fit",
+            remedy="Give the configuration these tensors belong to, or mend them:",
+            findings=findings,
+        )
+    return main_dtype(source.specs)
