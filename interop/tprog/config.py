@@ -149,9 +149,7 @@ class ModelConfig:
                     _is_count(self.head_dim) and self.head_dim % 2 == 0)  # fmt: skip
         self._check("num_heads", f"a multiple of num_kv_heads ({self.num_kv_heads})",
                     self.num_heads % self.num_kv_heads == 0)  # fmt: skip
-        self._check(
-            "max_position_embeddings", "a whole number above 0", _is_count(self.max_position_embeddings)
-        )
+        self._check("max_position_embeddings", "a whole number above 0", _is_count(self.max_position_embeddings))
         self._check("sliding_window", "a whole number above 0, or none",
                     self.sliding_window is None or _is_count(self.sliding_window))  # fmt: skip
         for name in ("rope_theta", "norm_eps", "initializer_range"):
@@ -160,9 +158,7 @@ class ModelConfig:
         record = self.family_record
         self._check("attention_bias", f"false for family {self.family}",
                     record.attention_bias_allowed or not self.attention_bias)  # fmt: skip
-        self._check(
-            "mlp_bias", f"false for family {self.family}", record.mlp_bias_allowed or not self.mlp_bias
-        )
+        self._check("mlp_bias", f"false for family {self.family}", record.mlp_bias_allowed or not self.mlp_bias)
         self._check("sliding_window", f"none for family {self.family}",
                     record.sliding_window_allowed or self.sliding_window is None)  # fmt: skip
         if self.ternary is None:
@@ -175,9 +171,7 @@ class ModelConfig:
 
     def _check(self, name: str, rule: str, holds: bool) -> None:
         if not holds:
-            raise ConfigError(
-                name, expected=rule, got=repr(getattr(self, name)), remedy="Mend the configuration."
-            )
+            raise ConfigError(name, expected=rule, got=repr(getattr(self, name)), remedy="Mend the configuration.")
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"extra": dict(self.extra)}
@@ -221,6 +215,4 @@ def _is_count(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
-    )
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)

@@ -60,7 +60,7 @@ def config_from_json(data: Mapping[str, Any], *, where: object = "config.json") 
     """
     family = _family(data, where)
     values: dict[str, Any] = {"family": family.name}
-    for ours, theirs in _FIELDS[:_REQUIRED]:
+    for _, theirs in _FIELDS[:_REQUIRED]:
         if data.get(theirs) is None:
             _refuse(where, theirs, "a whole number", "nothing")
     for ours, theirs in _FIELDS:
@@ -159,9 +159,7 @@ def _rope(data: Mapping[str, Any], family: Family, where: object) -> dict[str, A
 
 def _attention(data: Mapping[str, Any], family: Family, where: object) -> dict[str, Any]:
     if data.get("use_sliding_window"):
-        _refuse(
-            where, "use_sliding_window", "false", "true", "Windows in some layers only are not supported."
-        )
+        _refuse(where, "use_sliding_window", "false", "true", "Windows in some layers only are not supported.")
     kinds = set(data.get("layer_types") or ())
     if kinds - {"full_attention"}:
         _refuse(

@@ -6,8 +6,10 @@ from typing import Any, NoReturn
 
 from tprog.errors import FormatError
 
-MAX_JSON_BYTES = 64 << 20
-"""Largest JSON file read; an index of a million tensors stays below it."""
+MAX_JSON_BYTES = 16 << 20
+"""Largest JSON file read; an index of a hundred thousand tensors stays below it."""
+MAX_JSON_VALUES = 1 << 20
+"""Most values in one JSON text; each takes many times the memory of its text."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -60,8 +62,11 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
             refuse(f"the name {next(k for k, _ in pairs if k in seen or seen.add(k))!r} twice")
         return table
 
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
+        refuse(f"more than {MAX_JSON_VALUES} values")
     try:
-        value = json.loads(data, parse_constant=constant, object_pairs_hook=unique)
+        # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
+        value = json.loads(data.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         refuse(f"bytes that are not UTF-8 at offset {error.start}")
     except RecursionError:

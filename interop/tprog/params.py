@@ -14,7 +14,7 @@ sharding, name conversion, validation of files and growth all read these rows; a
 
 Roles say what an axis does to the activations that run along it (see `tritter_jax.growth`):
 
-- `stack`: one entry a layer;
+- `stack`: one entry a layer; `residual` the same, for a parameter whose output is added to the residual stream;
 - `write`: the entries are written to the activation (the embedding writes hidden);
 - `read`: the entries are multiplied with the activation and summed (query reads hidden);
 - `gain`: an RMSNorm's gain; `tied_gain` the final one where the embedding is also the output layer;
@@ -31,7 +31,7 @@ from typing import Any, Literal, cast
 from tprog.config import ModelConfig
 from tprog.errors import ParameterError
 
-Role = Literal["stack", "write", "read", "gain", "tied_gain", "copy", "none"]
+Role = Literal["stack", "residual", "write", "read", "gain", "tied_gain", "copy", "none"]
 Initializer = Literal["normal", "ones", "zeros"]
 Path = tuple[str, ...]
 
@@ -78,12 +78,7 @@ class ParamSpec:
     @property
     def stacked(self) -> bool:
         """Whether axis 0 counts layers."""
-        return self.axes[0].role == "stack"
-
-    @property
-    def writes_residual(self) -> bool:
-        """Whether this is a layer's parameter that adds to the residual stream."""
-        return self.stacked and Axis("hidden", "write") in self.axes
+        return self.axes[0].name == "layers"
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
@@ -92,7 +87,7 @@ class ParamSpec:
 
     @property
     def _layer_axes(self) -> tuple[str, ...]:
-        return tuple(axis.name for axis in self.axes if axis.role != "stack")
+        return tuple(axis.name for axis in self.axes if axis.name != "layers")
 
     @property
     def _expanded(self) -> tuple[str, ...]:
@@ -176,11 +171,11 @@ _ROWS: tuple[_Row, ...] = (
     ),
     _Row(
         path="layers.attention.out", hf=_ATTENTION + "o_proj.weight",
-        axes="layers:stack heads:read head_dim hidden:write", hf_axes="hidden heads*head_dim",
+        axes="layers:residual heads:read head_dim hidden:write", hf_axes="hidden heads*head_dim",
     ),
     _Row(
         path="layers.attention.out_bias", hf=_ATTENTION + "o_proj.bias", when="attention_out_bias",
-        axes="layers:stack hidden:write", hf_axes="hidden", init="zeros",
+        axes="layers:residual hidden:write", hf_axes="hidden", init="zeros",
     ),
     _Row(
         path="layers.mlp_norm", hf=_LAYER + "post_attention_layernorm.weight",
@@ -208,11 +203,11 @@ _ROWS: tuple[_Row, ...] = (
     ),
     _Row(
         path="layers.mlp.down", hf=_MLP + "down_proj.weight",
-        axes="layers:stack mlp:read hidden:write", hf_axes="hidden mlp",
+        axes="layers:residual mlp:read hidden:write", hf_axes="hidden mlp",
     ),
     _Row(
         path="layers.mlp.down_bias", hf=_MLP + "down_proj.bias", when="mlp_bias",
-        axes="layers:stack hidden:write", hf_axes="hidden", init="zeros",
+        axes="layers:residual hidden:write", hf_axes="hidden", init="zeros",
     ),
     _Row(path="norm", hf="model.norm.weight", axes="hidden:gain", hf_axes="hidden", init="ones", when="untied"),
     _Row(path="norm", hf="model.norm.weight", axes="hidden:tied_gain", hf_axes="hidden", init="ones", when="tied"),
@@ -361,7 +356,7 @@ def check_tree(tree: Mapping[str, Any], config: ModelConfig, *, where: object = 
         >>> from tprog.sizes import named_size
         >>> check_tree({}, named_size("test"))
         Traceback (most recent call last):
-        tprog.errors.ParameterError: params: expected 12 parameters of a tritter model, got 12 that do not fit. ...
+        tprog.errors.ParameterError: params: expected 12 parameters of a tritter model, got 12 that do not fit...
     """
     shapes = {".".join(path): tuple(leaf.shape) for path, leaf in flatten(tree).items()}
     expected = {spec.name: spec.shape for spec in param_specs(config)}
@@ -378,9 +373,7 @@ def check_tree(tree: Mapping[str, Any], config: ModelConfig, *, where: object = 
 
 def mismatches(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
     """What tells a set of named shapes from the expected one, a line each."""
-    lines = [
-        f"{name} is missing; expected shape {list(expected[name])}" for name in expected if name not in got
-    ]
+    lines = [f"{name} is missing; expected shape {list(expected[name])}" for name in expected if name not in got]
     lines += [f"{name} is unknown; it has shape {list(got[name])}" for name in got if name not in expected]
     lines += [
         f"{name} has shape {list(got[name])}, expected {list(shape)}"

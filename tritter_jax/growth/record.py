@@ -1,0 +1,84 @@
+"""A plan as progressive.json remembers it, and back: what is needed to name new layers and entries again later."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tprog import GrowthError, ModelConfig
+
+from tritter_jax.growth.depth import Layout
+from tritter_jax.growth.plan import Plan, build_plan
+
+_VERSION = 1
+_SIZES = (
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+)
+
+
+def plan_to_record(plan: Plan) -> dict[str, Any]:
+    """The plan as JSON: both sizes, the grown stack, and the choices; a few hundred bytes.
+
+    Example:
+        >>> import tprog
+        >>> from tritter_jax.growth import make_plan
+        >>> record = plan_to_record(make_plan(tprog.named_size("3B"), tprog.named_size("7B")))
+        >>> record["new_layers"], record["width"]
+        ([4, 9, 14, 19, 24, 29], 'duplicate')
+    """
+    return {
+        "version": _VERSION,
+        "source": {name: getattr(plan.source, name) for name in _SIZES},
+        "target": {name: getattr(plan.target, name) for name in _SIZES},
+        "depth": plan.depth,
+        "positions": plan.positions,
+        "layer_sources": list(plan.stack.source),
+        "new_layers": list(plan.new_layers),
+        "width": plan.width,
+        "split": plan.split,
+        "seed": plan.seed,
+    }
+
+
+def plan_from_record(record: Mapping[str, Any], config: ModelConfig) -> Plan:
+    """The plan that `plan_to_record` remembered.
+
+    Args:
+        record: the `plan` of an entry of expansion_history.
+        config: configuration of the checkpoint that holds the record; gives all that growth does not change.
+
+    Raises:
+        GrowthError: the record is of another version, or incomplete.
+
+    Example:
+        >>> import tprog
+        >>> from tritter_jax.growth import make_plan
+        >>> plan = make_plan(tprog.named_size("3B"), tprog.named_size("7B"))
+        >>> plan_from_record(plan_to_record(plan), plan.target) == plan
+        True
+    """
+    if record.get("version") != _VERSION:
+        raise GrowthError(
+            "expansion_history.plan",
+            expected=f"version {_VERSION}",
+            got=record.get("version"),
+            remedy="A newer release wrote it: upgrade tritter-jax.",
+        )
+    try:
+        new = set(record["new_layers"])
+        sources = tuple(record["layer_sources"])
+        return build_plan(
+            replace(config, **{name: record["source"][name] for name in _SIZES}),
+            replace(config, **{name: record["target"][name] for name in _SIZES}),
+            stack=Layout(sources, tuple(i in new for i in range(len(sources)))),
+            **{name: record[name] for name in ("depth", "positions", "width", "split", "seed")},
+        )
+    except KeyError as error:
+        raise GrowthError(
+            "expansion_history.plan", expected=f"a field {error}", got="nothing", remedy="The record was edited."
+        ) from None

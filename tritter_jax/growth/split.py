@@ -1,0 +1,53 @@
+"""How the copies of one entry share what it was: a row in `SPLITS` each.
+
+Equal shares with equal optimizer state never separate: both copies get the same gradient for ever. Unequal shares
+break the symmetry and stay exact (Wang et al. 2023, "LEMON", section 4.1).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+Split = Callable[[int], Float[np.ndarray, " copies"]]
+"""Shares of the copies of one entry, in order; not negative, summing to 1."""
+
+
+def uneven(copies: int) -> Float[np.ndarray, " copies"]:
+    """Shares in the ratio 1 : 2 : 3 and so on.
+
+    Example:
+        >>> uneven(2).round(3).tolist()
+        [0.333, 0.667]
+    """
+    ramp = np.arange(1, copies + 1, dtype=np.float64)
+    return ramp / ramp.sum()
+
+
+def even(copies: int) -> Float[np.ndarray, " copies"]:
+    """Equal shares (Chen et al. 2016, "Net2Net", section 2.2)."""
+    return np.full(copies, 1.0 / copies)
+
+
+def first(copies: int) -> Float[np.ndarray, " copies"]:
+    """Everything stays with the first copy; the others begin silent."""
+    return np.eye(copies)[0]
+
+
+SPLITS: dict[str, Split] = {"uneven": uneven, "even": even, "first": first}
+"""Every split by name."""
+
+
+def shares(source: list[int] | tuple[int, ...], split: Split) -> Float[np.ndarray, " new"]:
+    """The share of every new index, given where each comes from; 0 for fresh entries.
+
+    Example:
+        >>> shares([0, 1, 0], even).tolist()
+        [0.5, 1.0, 0.5]
+    """
+    indices = np.asarray(source)
+    result = np.zeros(len(indices))
+    for old in np.unique(indices[indices >= 0]):
+        places = np.flatnonzero(indices == old)
+        result[places] = split(len(places))
+    return result

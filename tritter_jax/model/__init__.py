@@ -1,0 +1,5 @@
+"""The decoder of every supported family, as a Flax module and as pure functions."""
+
+from tritter_jax.model.decoder import Decoder, Params, abstract_params, apply, init_params
+
+__all__ = ["Decoder", "Params", "abstract_params", "apply", "init_params"]

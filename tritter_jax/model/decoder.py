@@ -1,0 +1,161 @@
+"""The decoder: a Flax NNX module for those who want one, and pure functions over its parameter tree.
+
+params = init_params(config, seed=0)            # nested dict of arrays, layers stacked on axis 0
+logits = apply(params, tokens, config)          # plain jax: jit, grad, vmap and optax work on it as they are
+model = Decoder.from_params(params, config)     # the same as a Flax module
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int, Shaped
+from tprog import ModelConfig, check_tree, param_specs
+from tprog.params import nest
+
+from tritter_jax.model.layers import Block, rms_norm
+from tritter_jax.model.rope import rotation
+from tritter_jax.model.table_module import TableModule, initial_value
+
+Params = dict[str, Any]
+"""A nested dict of arrays as `tprog.params` describes it."""
+
+
+class Decoder(TableModule):
+    """A decoder-only language model of any family in `tprog.FAMILIES`.
+
+    Args:
+        config: shape and arithmetic.
+        rngs: source of the initialisation's key (stream `params`).
+        dtype: dtype of the computation; that of the embedding when None.
+        remat: recompute each layer in the backward pass instead of storing its activations.
+
+    Example:
+        >>> from flax import nnx
+        >>> import jax.numpy as jnp, tprog
+        >>> config = tprog.ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2,
+        ...                            intermediate_size=48, vocab_size=64)
+        >>> Decoder(config, rngs=nnx.Rngs(0))(jnp.arange(6).reshape(1, 6)).shape
+        (1, 6, 64)
+    """
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: str | None = None, remat: bool = False) -> None:
+        key = rngs.params()
+        super().__init__(config, (), key)
+        self.layers = Block(config, key)
+        self.dtype = dtype
+        self.remat = remat
+
+    @classmethod
+    def from_params(
+        cls, params: Mapping[str, Any], config: ModelConfig, *, dtype: str | None = None, remat: bool = False
+    ) -> "Decoder":
+        """The module that holds a tree of parameters.
+
+        Raises:
+            ParameterError: the tree is not that of `config`.
+        """
+        check_tree(params, config)
+        graph, state = _skeleton(config, dtype, remat)
+        state = jax.tree.map(lambda leaf: leaf, state)
+        nnx.replace_by_pure_dict(state, dict(params))
+        return nnx.merge(graph, state)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "b s"],
+        attention_mask: Shaped[Array, "b s"] | None = None,
+        positions: Int[Array, "b s"] | None = None,
+    ) -> Float[Array, "b s v"]:
+        """Logits of the next token at every position.
+
+        Args:
+            tokens: token ids below `vocab_size`.
+            attention_mask: non-zero where a token is real; padding, at either end, is not attended to.
+            positions: positions for the rotary embedding; 0, 1, 2, ... when None.
+        """
+        config = self.config
+        embed = self.embed[...]
+        x = jnp.take(embed, tokens, axis=0).astype(self.dtype or embed.dtype)
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        turn = rotation(config, positions, x.dtype)
+        mask = _attention_mask(tokens, attention_mask, config.sliding_window)
+        graph, stacked = nnx.split(self.layers)
+
+        def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
+            return nnx.merge(graph, state)(x, turn, mask), None
+
+        x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, stacked)
+        x = rms_norm(x, self.norm[...], config.norm_eps)
+        output = embed.T if config.tie_embeddings else self.lm_head[...]
+        return x @ output.astype(x.dtype)
+
+
+def _attention_mask(
+    tokens: Int[Array, "b s"], keep: Shaped[Array, "b s"] | None, window: int | None
+) -> Bool[Array, "b 1 s s"]:
+    batch, length = tokens.shape
+    query, key = jnp.arange(length)[:, None], jnp.arange(length)[None, :]
+    visible = jnp.broadcast_to(key, (length, length)) <= jnp.broadcast_to(query, (length, length))
+    if window is not None:
+        visible &= (query - key) < window
+    mask = jnp.broadcast_to(visible, (batch, 1, length, length))
+    return mask if keep is None else mask & (keep != 0)[:, None, None, :]
+
+
+@lru_cache(maxsize=64)
+def _skeleton(config: ModelConfig, dtype: str | None, remat: bool) -> tuple[Any, Any]:
+    return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype, remat=remat)))
+
+
+def apply(
+    params: Mapping[str, Any],
+    tokens: Int[Array, "b s"],
+    config: ModelConfig,
+    *,
+    attention_mask: Shaped[Array, "b s"] | None = None,
+    positions: Int[Array, "b s"] | None = None,
+    dtype: str | None = None,
+    remat: bool = False,
+) -> Float[Array, "b s v"]:
+    """Logits of the next token at every position, as a pure function of the parameters.
+
+    Args:
+        params: tree of arrays as `tprog.params` describes it.
+        tokens: token ids below `vocab_size`.
+        config: the configuration of `params`.
+        attention_mask: non-zero where a token is real.
+        positions: positions for the rotary embedding; 0, 1, 2, ... when None.
+        dtype: dtype of the computation; that of the embedding when None.
+        remat: recompute each layer in the backward pass.
+
+    Raises:
+        ParameterError: `params` is not a tree of `config`.
+    """
+    model = Decoder.from_params(params, config, dtype=dtype, remat=remat)
+    return model(tokens, attention_mask, positions)
+
+
+def init_params(config: ModelConfig, *, seed: int = 0) -> Params:
+    """Freshly initialised parameters in `config.dtype`, the same for the same seed whatever the device.
+
+    Example:
+        >>> import tprog
+        >>> config = tprog.ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2,
+        ...                            intermediate_size=48, vocab_size=64)
+        >>> init_params(config, seed=0)["layers"]["mlp"]["up"].shape
+        (2, 32, 48)
+    """
+    key = jax.random.key(seed)
+    draw = jax.jit(initial_value, static_argnums=(0, 2, 3))
+    return nest({spec.path: draw(spec, key, config.initializer_range, config.dtype) for spec in param_specs(config)})
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """Shapes and dtypes of `init_params`, with no memory behind them."""
+    dtype = jnp.dtype(config.dtype)
+    return nest({spec.path: jax.ShapeDtypeStruct(spec.shape, dtype) for spec in param_specs(config)})

@@ -1,0 +1,105 @@
+"""The arithmetic of one decoder layer: norm, projection, attention, feed-forward.
+
+Axis letters: B batch, S query positions, T key positions, D hidden, H query heads, N key and value heads,
+K width of a head, F feed-forward, V vocabulary, L layers.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key
+from tprog import ModelConfig
+
+from tritter_jax.dtypes import wide_dtype
+from tritter_jax.model.rope import Rotation, rotate
+from tritter_jax.model.table_module import TableModule
+from tritter_jax.model.ternary import quantize_activations, quantize_weight
+
+
+def rms_norm(x: Float[Array, "... d"], gain: Float[Array, " d"], eps: float) -> Float[Array, "... d"]:
+    """Root-mean-square normalisation over the last axis, at least in float32 inside, in `x.dtype` outside.
+
+    Source: Zhang and Sennrich 2019, "Root Mean Square Layer Normalization", equation 4.
+    """
+    wide = x.astype(wide_dtype(x.dtype))
+    mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    return (wide * jax.lax.rsqrt(mean_square + jnp.asarray(eps, wide.dtype))).astype(x.dtype) * _gain(gain, x)
+
+
+def _gain(gain: Float[Array, " d"], x: Float[Array, "... d"]) -> Float[Array, "... d"]:
+    return jnp.broadcast_to(gain.astype(x.dtype), x.shape)
+
+
+def project(
+    x: Float[Array, "..."],
+    kernel: Float[Array, "..."],
+    bias: Float[Array, "..."] | None,
+    *,
+    inputs: int = 1,
+    ternary: bool = False,
+) -> Float[Array, "..."]:
+    """Contract the last `inputs` axes of `x` with the first of `kernel`, in `x.dtype`; ternary where asked."""
+    if ternary:
+        kernel = quantize_weight(kernel)
+        x = quantize_activations(x, tuple(range(-inputs, 0)))
+    y = jnp.tensordot(x, kernel.astype(x.dtype), axes=inputs)
+    return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+
+
+class Attention(TableModule):
+    """Causal grouped-query attention with rotary embedding."""
+
+    def __call__(
+        self, x: Float[Array, "b s d"], rotation: Rotation, mask: Bool[Array, "b 1 s s"]
+    ) -> Float[Array, "b s d"]:
+        """Attend within the sequence; `mask` is true where a query (third axis) may see a key (fourth)."""
+        config, ternary = self.config, bool(self.config.ternary)
+        q_BSHK = project(x, self.query[...], self.optional("query_bias"), ternary=ternary)
+        k_BTNK = project(x, self.key[...], self.optional("key_bias"), ternary=ternary)
+        v_BTNK = project(x, self.value[...], self.optional("value_bias"), ternary=ternary)
+        if (gain := self.optional("query_norm")) is not None:
+            q_BSHK = rms_norm(q_BSHK, gain, config.norm_eps)
+        if (gain := self.optional("key_norm")) is not None:
+            k_BTNK = rms_norm(k_BTNK, gain, config.norm_eps)
+        q_BSHK, k_BTNK = rotate(q_BSHK, rotation), rotate(k_BTNK, rotation)
+        with jax.numpy_dtype_promotion("standard"):  # jax's own code promotes bfloat16 to float32 inside
+            y_BSHK = jax.nn.dot_product_attention(q_BSHK, k_BTNK, v_BTNK, mask=mask)
+        if (gain := self.optional("sub_norm")) is not None:
+            flat = y_BSHK.reshape(*y_BSHK.shape[:2], -1)
+            y_BSHK = rms_norm(flat, gain.reshape(-1), config.norm_eps).reshape(y_BSHK.shape)
+        return project(y_BSHK, self.out[...], self.optional("out_bias"), inputs=2, ternary=ternary)
+
+
+def _relu2(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.square(jax.nn.relu(x))
+
+
+class FeedForward(TableModule):
+    """Gated feed-forward layer: down(activation(gate x) * up x)."""
+
+    def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+        """Apply the layer at every position."""
+        ternary = bool(self.config.ternary)
+        activation = {"silu": jax.nn.silu, "relu2": _relu2}[self.config.family_record.activation]
+        gate_BSF = project(x, self.gate[...], self.optional("gate_bias"), ternary=ternary)
+        up_BSF = project(x, self.up[...], self.optional("up_bias"), ternary=ternary)
+        h_BSF = activation(gate_BSF) * up_BSF
+        if (gain := self.optional("sub_norm")) is not None:
+            h_BSF = rms_norm(h_BSF, gain, self.config.norm_eps)
+        return project(h_BSF, self.down[...], self.optional("down_bias"), ternary=ternary)
+
+
+class Block(TableModule):
+    """One decoder layer; its parameters carry a leading layer axis until the decoder's scan takes it off."""
+
+    def __init__(self, config: ModelConfig, key: Key[Array, ""]) -> None:
+        super().__init__(config, ("layers",), key)
+        self.attention = Attention(config, ("layers", "attention"), key)
+        self.mlp = FeedForward(config, ("layers", "mlp"), key)
+
+    def __call__(
+        self, x: Float[Array, "b s d"], rotation: Rotation, mask: Bool[Array, "b 1 s s"]
+    ) -> Float[Array, "b s d"]:
+        """Add attention, then the feed-forward layer, to the residual stream."""
+        eps = self.config.norm_eps
+        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), rotation, mask)
+        return x + self.mlp(rms_norm(x, self.mlp_norm[...], eps))
