@@ -61,7 +61,7 @@ def new_directory(
     try:
         with _report(path), _lock(path):
             _recover(path)
-            _check_free(path, overwrite, is_ours)
+            refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
             _check_space(path, needed)
             temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
             try:
@@ -69,7 +69,7 @@ def new_directory(
                 yield temporary
                 sync_tree(temporary)
                 # The destination may have come into being meanwhile, by the hand of someone who takes no lock.
-                _check_free(path, overwrite, is_ours)
+                refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
                 _put_in_place(temporary, path)
                 committed = True
             finally:
@@ -169,7 +169,15 @@ def _aside(path: Path) -> Path:
     return path.parent / f".{path.name}.previous.tmp"
 
 
-def _check_free(path: Path, overwrite: bool, is_ours: Callable[[Path], bool]) -> None:
+def refuse_taken(
+    path: str | Path, *, overwrite: bool = False, is_ours: Callable[[Path], bool] = lambda _: True
+) -> None:
+    """Refuse a destination that exists, before any work is done for it.
+
+    Raises:
+        UsageError: something is there, and it is not to be overwritten or not of the kind that may be.
+    """
+    path = Path(path).expanduser()
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:

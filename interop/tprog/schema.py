@@ -150,7 +150,7 @@ class Progressive(_Record):
         return self.training_progress.steps if self.training_progress else 0
 
     def with_fields(self, **fields: Any) -> Self:
-        """A copy with some fields replaced, checked.
+        """A copy with some fields replaced, checked; a field given None is left out.
 
         Raises:
             FormatError: a value does not fit its field.
@@ -161,7 +161,9 @@ class Progressive(_Record):
             7
         """
         fields = {name: _plain(value) for name, value in fields.items()}
-        return _validate(type(self), self.to_json() | fields, "progressive.json")
+        left_out = {name for name, value in fields.items() if value is None}
+        merged = {name: value for name, value in (self.to_json() | fields).items() if name not in left_out}
+        return _validate(type(self), merged, "progressive.json")
 
 
 def parse_progressive(data: Mapping[str, Any], where: object = "progressive.json") -> Progressive:
