@@ -93,6 +93,7 @@ def test_the_trees_of_jax_hold_the_same_bits(tmp_path, family):
     assert open_checkpoint(path).config.dtype == config.dtype
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # transformers 5.23's ternary layer
 def test_transformers_runs_a_ternary_tprog_on_ternary_weights(tmp_path):
     config = odd_config("bitnet")
     path = tprog.torch.save(tmp_path / "a.tprog", torch_model(config), config)

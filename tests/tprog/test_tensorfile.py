@@ -159,7 +159,7 @@ MALFORMED = {
 def test_malformed_files_are_refused(tmp_path, case):
     header, body, message = MALFORMED[case]
     path = raw_file(tmp_path / "bad.safetensors", header, body)
-    with pytest.raises(FormatError, match="bad.safetensors") as caught:
+    with pytest.raises(FormatError, match=r"bad\.safetensors") as caught:
         TensorFile.open(path)
     assert message in str(caught.value)
     assert caught.value.remedy
