@@ -20,7 +20,22 @@ SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC)
 SAVE_ID = "save_id"
 """Name under which a weights file's metadata holds the id of the save it belongs to."""
 
+SHARD_SIZE = 5 * 10**9
+"""Largest tensor file, in bytes, where the caller names none; a tensor is never split."""
+
+TENSOR_PARTS = {
+    "optimizer": "training/optimizer",
+    "rng_state": "training/rng_state",
+    "fisher": "ewc/fisher",
+    "old_params": "ewc/old_params",
+}
+"""Where the tensors of each optional part lie, without their ending."""
+JSON_PARTS = {"scheduler": "training/scheduler.json", "data_state": "training/data_state.json"}
+"""Where the optional parts that are JSON lie."""
+RNG_STATE = "training/rng_state.pt"
+
 HF_WEIGHTS = "model.safetensors"
+ORBAX_PARAMS = "params"
 GENERATION_CONFIG = "generation_config.json"
 SPECIAL_TOKENS = "special_tokens.json"
 HF_SPECIAL_TOKENS = "special_tokens_map.json"

@@ -61,9 +61,19 @@ def count_parameters(config: ModelConfig) -> int:
 
     Example:
         >>> f"{count_parameters(named_size('3B')):,}"
-        '2,096,417,280'
+        '2,124,812,800'
     """
     return sum(math.prod(spec.shape) for spec in param_specs(config))
+
+
+def count_bytes(config: ModelConfig) -> int:
+    """Bytes of the weights in `config.dtype`.
+
+    Example:
+        >>> count_bytes(named_size("test")) // count_parameters(named_size("test"))
+        4
+    """
+    return count_parameters(config) * {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}[config.dtype]
 
 
 def size_label(config: ModelConfig) -> str:

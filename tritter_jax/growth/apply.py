@@ -21,7 +21,7 @@ Quantity = Literal["weight", "gradient"]
 
 
 def grow(params: Tree, plan: Plan, *, donate: bool = False) -> dict[str, Any]:
-    """The grown parameters, in `plan.target.dtype`.
+    """The grown parameters: in `plan.target.dtype` where it is not the source's, else each in its own.
 
     Scales are multiplied in float32 (float64 for float64) and rounded once.
 
@@ -85,7 +85,8 @@ def grow_array(
         quantity: whether `x` moves as a weight or as a gradient.
         key: key of the whole tree; the parameter's name is folded into it.
     """
-    dtype = plan.target.dtype if quantity == "weight" else x.dtype
+    convert = quantity == "weight" and plan.target.dtype != plan.source.dtype
+    dtype = plan.target.dtype if convert else x.dtype
     maps = {axis: along for axis, along in enumerate(plan.axis_maps(spec)) if along is not None}
     wide = wide_dtype(x.dtype)
     y = x

@@ -49,12 +49,13 @@ DEPTH: dict[str, DepthStrategy] = {
 def _uniform(layers: int, added: int) -> list[int]:
     split = layers // added
     if split == 0 or layers // split != added:
-        works = sorted({layers + layers // s for s in range(1, layers + 1)}, key=lambda n: abs(n - layers - added))
+        possible = {layers + layers // s for s in range(1, layers + 1)}
+        nearest = min(possible, key=lambda depth: abs(depth - layers - added))
         raise GrowthError(
             f"{layers} -> {layers + added} layers, positions uniform",
             expected="one new layer after every split-th (LLaMA Pro's rule)",
             got=f"{added} new layers, which no split of {layers} gives",
-            remedy=f"The nearest depth that works is {works[0]}; --positions spread takes any.",
+            remedy=f"The nearest that works is {nearest} layers; --positions spread takes any.",
         )
     return [i for i in range(layers) if (i + 1) % split == 0]
 

@@ -20,7 +20,7 @@ class NewEntries:
         shape: shape of the grown parameter.
     """
 
-    axes: tuple[Bool[np.ndarray, " n"] | None, ...]
+    axes: tuple[Bool[np.ndarray, " _"] | None, ...]
     shape: tuple[int, ...]
 
     def old(self) -> Bool[Array, "..."]:

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
-from tprog import GrowthError, ModelConfig, ParamSpec, param_specs
+from tprog import GrowthError, ModelConfig, ParamSpec, count_parameters, param_specs
 from tprog.params import Axis
+from tprog.sizes import count_bytes
 
 from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.depth import DEPTH, POSITIONS, Layout, depth_maps, layout
@@ -215,6 +216,8 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
     return {
         "sizes": sizes,
+        "parameters": [count_parameters(plan.source), count_parameters(plan.target)],
+        "bytes": [count_bytes(plan.source), count_bytes(plan.target)],
         "depth": plan.depth,
         "positions": plan.positions,
         "new_layers": list(plan.new_layers),

@@ -1,0 +1,119 @@
+"""What users may write for a source, a target, a list of layers, a number of bytes."""
+
+import re
+from pathlib import Path
+
+from tprog import SIZES, ModelConfig, UsageError, load_config, named_size
+from tprog.config import DTYPES
+from tprog.layout import CONFIG, newest
+
+
+def is_size(text: str) -> bool:
+    """Whether a word is one of the named sizes."""
+    return text.lower() in {name.lower() for name in SIZES}
+
+
+def source_path(text: str) -> Path:
+    """The checkpoint a source means: a directory, or for a named size the newest `*-{size}-*.tprog` here.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    if is_size(text):
+        return newest(text)
+    raise UsageError(
+        text,
+        expected="a .tprog, a Hugging Face model directory, or a named size",
+        got="none of these",
+        remedy="Check the path; `tritter sizes` lists the sizes.",
+    )
+
+
+def target_size(text: str) -> ModelConfig | Path:
+    """A named size's configuration, or the path of a config.json."""
+    path = Path(text).expanduser()
+    if is_size(text) and not path.is_file():
+        return named_size(text)
+    if path.is_dir():
+        path = path / CONFIG
+    if path.is_file():
+        return path
+    if path.suffix == ".json":
+        raise UsageError(text, expected="a config.json", got="nothing there", remedy="Check the path.")
+    return named_size(text)  # raises, naming the nearest size
+
+
+def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig:
+    """The configuration a source is to grow into.
+
+    A named size sets the sizes and keeps everything else of the source; a config.json must agree in the rest.
+
+    Raises:
+        ConfigError: no such size, or the file is no configuration.
+    """
+    from dataclasses import replace
+
+    size = target_size(text)
+    target = load_config(size) if isinstance(size, Path) else source.resized(size)
+    return replace(target, dtype=check_dtype(dtype) or source.dtype)
+
+
+def check_dtype(dtype: str | None) -> str | None:
+    """A dtype's name, checked; the short forms bf16, fp16, fp32, fp64 are understood.
+
+    Raises:
+        UsageError: it is none that weights are stored in.
+
+    Example:
+        >>> check_dtype("bf16")
+        'bfloat16'
+    """
+    short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
+    name = short.get(dtype or "", dtype)
+    if name is not None and name not in DTYPES:
+        raise UsageError("--dtype", expected=f"one of {', '.join(DTYPES)}", got=name, remedy="Choose one of those.")
+    return name
+
+
+def layer_list(text: str | None) -> list[int] | None:
+    """Layers as `13-18` or `2,5,9-11`.
+
+    Raises:
+        UsageError: it is not a list of numbers and ranges.
+
+    Example:
+        >>> layer_list("2,5,9-11")
+        [2, 5, 9, 10, 11]
+    """
+    if text is None:
+        return None
+    layers: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d{1,6})(?:-(\d{1,6}))?", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise UsageError(
+                "--layers", expected="numbers and ranges such as 13-18 or 2,5,9-11", got=repr(text),
+                remedy="Layers count from 0.",
+            )  # fmt: skip
+        layers += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return layers
+
+
+def byte_count(text: str) -> int:
+    """A number of bytes with a decimal or binary unit.
+
+    Raises:
+        UsageError: it is not one.
+
+    Example:
+        >>> byte_count("5GB"), byte_count("64MiB")
+        (5000000000, 67108864)
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    if match is None or float(match[1]) <= 0:
+        raise UsageError("--shard-size", expected="a size such as 5GB or 500MiB", got=repr(text), remedy="Mend it.")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))

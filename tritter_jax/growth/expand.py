@@ -1,0 +1,123 @@
+"""Expanding a checkpoint on disk: open, plan, grow, write, check, commit."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import tprog.flax
+from tprog import ModelConfig, size_label
+from tprog.reader import Checkpoint, open_checkpoint
+from tprog.schema import Expansion, Progressive
+from tprog.writer import SHARD_SIZE, write_checkpoint
+
+from tritter_jax.growth.apply import grow
+from tritter_jax.growth.drift import Drift, logits, measure_drift, precision, sample_tokens
+from tritter_jax.growth.plan import Plan, make_plan
+from tritter_jax.growth.record import plan_to_record
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expanded:
+    """The outcome of `expand`.
+
+    Args:
+        path: the grown checkpoint.
+        plan: the growth that was applied.
+        drift: the measured difference of the logits; None where it was not asked for.
+    """
+
+    path: Path
+    plan: Plan
+    drift: Drift | None
+
+
+def expand(
+    source: str | Path | Checkpoint,
+    destination: str | Path,
+    target: ModelConfig,
+    *,
+    verify: bool = True,
+    overwrite: bool = False,
+    shard_size: int = SHARD_SIZE,
+    progress: Progress = lambda stage: None,
+    **choices: Any,
+) -> Expanded:
+    """Grow a checkpoint into a larger one, and write it only if it keeps what its plan promises.
+
+    Args:
+        source: a `.tprog` or Hugging Face directory, or a checkpoint already open.
+        destination: the `.tprog` to write.
+        target: a configuration of the size wanted; its dtype is that of the result.
+        verify: run source and result, as written, on the same tokens before the result is put in place.
+        overwrite: whether an existing checkpoint may be replaced.
+        shard_size: largest weights file in bytes.
+        progress: told each stage's name as it begins.
+        **choices: `depth`, `positions`, `layers`, `width`, `split`, `seed`, as for `make_plan`.
+
+    Raises:
+        GrowthError: the growth cannot be planned.
+        VerificationError: the plan said exact, and the result is not.
+        FormatError: the source is not a model.
+        UsageError: the destination is taken, or cannot be written.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    plan = make_plan(checkpoint.config, target, **choices)
+    tokens = sample_tokens(checkpoint.config, seed=plan.seed)
+    with precision(plan.source.dtype), precision(plan.target.dtype):
+        progress("reading the source")
+        params = tprog.flax.load(checkpoint)
+        before = logits(params, tokens, plan.source) if verify else None
+        progress("growing")
+        grown = jax.block_until_ready(grow(params, plan))
+        del params
+        measured: list[Drift] = []
+
+        def check(written: Path) -> Progressive | None:
+            if before is None:
+                return None
+            progress("running both models")
+            after = logits(tprog.flax.load(written), tokens, plan.target)
+            measured.append(measure_drift(before, after))
+            measured[0].check(plan.guarantee, where=f"{destination}")
+            return grown_metadata(checkpoint.progressive, plan, measured[0])
+
+        progress("writing")
+        path = write_checkpoint(
+            destination,
+            plan.target,
+            tprog.flax.to_tensors(grown, plan.target),
+            progressive=grown_metadata(checkpoint.progressive, plan, None),
+            shard_size=shard_size,
+            overwrite=overwrite,
+            tokenizer_from=checkpoint.path,
+            check=check,
+        )
+    return Expanded(path=path, plan=plan, drift=measured[0] if measured else None)
+
+
+def grown_metadata(progressive: Progressive, plan: Plan, drift: Drift | None) -> Progressive:
+    """The source's metadata with the growth added to its history, and what no longer holds left out."""
+    deeper = bool(plan.new_layers)
+    wider = any(axis.name != "layers" for axis, _ in plan.maps)
+    parts = [name for name, grew in (("depth", deeper), ("width", wider)) if grew]
+    entry = Expansion(
+        from_size=size_label(plan.source),
+        to_size=size_label(plan.target),
+        method=f"{'_and_'.join(parts)}_upscaling",
+        tokens_after=0,
+        plan=plan_to_record(plan),
+        guarantee=plan.guarantee.as_json(),
+        measured_drift=None if drift is None else drift.as_json(),
+    )
+    # Both speak of layers by their old numbers, or of a size that has been reached.
+    stale = {"layer_analysis": None, "recommended_expansion": None}
+    return progressive.with_fields(expansion_history=[*progressive.expansion_history, entry], **stale)
+
+
+def target_config(source: ModelConfig, size: ModelConfig, dtype: str | None = None) -> ModelConfig:
+    """The source's configuration at another's size, stored in `dtype` (the source's own when None)."""
+    return replace(source.resized(size), dtype=dtype or source.dtype)
