@@ -8,12 +8,12 @@ from tprog.commit import new_directory
 from tprog.config_json import config_to_json
 from tprog.errors import UsageError
 from tprog.jsonio import write_json
-from tprog.layout import CONFIG, GENERATION_CONFIG, INDEX
+from tprog.layout import CONFIG, GENERATION_CONFIG, INDEX, SHARD_SIZE
 from tprog.paths import safe_file
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Progressive
 from tprog.tokenizer import export_tokenizer
-from tprog.writer import SHARD_SIZE, index_of, plan_shards, write_checkpoint, write_shards
+from tprog.writer import index_of, plan_shards, write_checkpoint, write_shards
 
 Check = Callable[[Path], Progressive | None]
 
@@ -54,6 +54,7 @@ def import_directory(
         overwrite=overwrite,
         tokenizer_from=checkpoint.path,
         files=_kept_files(checkpoint),
+        parts=checkpoint.to_parts(),
         check=check,
     )
 

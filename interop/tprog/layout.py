@@ -17,6 +17,9 @@ TRAINING = "training"
 EWC = "ewc"
 SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC)
 
+SHARD_SIZE = 5 * 10**9
+"""Largest weights file, in bytes, where the caller names none; a tensor is never split."""
+
 SAVE_ID = "save_id"
 """Name under which a weights file's metadata holds the id of the save it belongs to."""
 

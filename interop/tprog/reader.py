@@ -3,21 +3,36 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tprog.config import DTYPES, ModelConfig
 from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
-from tprog.errors import FormatError, ParameterError
-from tprog.layout import CONFIG, HF_WEIGHTS, INDEX, PROGRESSIVE, SAVE_ID, SUBDIRECTORIES, WEIGHTS
+from tprog.errors import FormatError, UsageError
+from tprog.layout import (
+    CONFIG,
+    HF_WEIGHTS,
+    HOOKS,
+    INDEX,
+    JSON_PARTS,
+    PROGRESSIVE,
+    RNG_STATE,
+    SAVE_ID,
+    SUBDIRECTORIES,
+    TENSOR_PARTS,
+    WEIGHTS,
+)
 from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches
+from tprog.parts import Parts, read_json_part, read_tensors
+from tprog.paths import safe_file
 from tprog.schema import Progressive, read_progressive
 from tprog.source import main_dtype
 from tprog.tensorfile import TensorFile
 from tprog.tensorheader import TensorSpec
 from tprog.tokenizer import tokenizer_files
-from tprog.weights import WeightFiles, find_weights
+from tprog.weights import TensorSet, find_weights
 
 _EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -39,7 +54,7 @@ class Checkpoint:
     progressive: Progressive
     specs: Mapping[str, TensorSpec]
     tokenizer_files: Mapping[str, Path]
-    weights: WeightFiles
+    weights: TensorSet
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -52,18 +67,62 @@ class Checkpoint:
         Raises:
             ParameterError: the model has no such tensor.
         """
-        if name not in self.specs:
-            raise ParameterError(
-                name,
-                expected=f"a tensor of {self.path}",
-                got="a name it does not have",
-                remedy="See `checkpoint.names`.",
-            )
-        return self.file_of(name).tensor(name)
+        return self.weights.tensor(name)
 
     def file_of(self, name: str) -> TensorFile:
         """The file a tensor lies in."""
-        return self.weights.files[self.weights.location[name]]
+        return self.weights.file_of(name)
+
+    def part(self, name: str) -> TensorSet:
+        """One of the optional sets of tensors: `optimizer`, `rng_state`, `fisher` or `old_params`.
+
+        Raises:
+            UsageError: the checkpoint does not have it, or there is no part of that name.
+            FormatError: it is broken, or does not fit the model; every finding is listed.
+        """
+        found = self._find(name) if name in TENSOR_PARTS else None
+        if found is None:
+            raise UsageError(
+                self.path,
+                expected=f"a part named {name}",
+                got=f"only {', '.join(self.parts) or 'weights'}",
+                remedy="Save it with the checkpoint, or go on without it.",
+            )
+        return found
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the optional parts that the checkpoint has."""
+        named = [name for name in TENSOR_PARTS if self._find(name) is not None]
+        named += [name for name, file in JSON_PARTS.items() if (self.path / file).exists()]
+        return tuple(named + (["hooks"] if (self.path / HOOKS).exists() else []))
+
+    @property
+    def scheduler(self) -> dict[str, Any] | None:
+        """State of the learning-rate schedule, or None."""
+        return read_json_part(self.path, "scheduler")
+
+    @property
+    def data_state(self) -> dict[str, Any] | None:
+        """Place in the training data, or None."""
+        return read_json_part(self.path, "data_state")
+
+    def to_parts(self) -> Parts:
+        """All optional parts, to be written again."""
+        pickle, hooks = self.path / RNG_STATE, self.path / HOOKS
+        return Parts(
+            optimizer=self._find("optimizer"),
+            rng_state=self._find("rng_state"),
+            fisher=self._find("fisher"),
+            old_params=self._find("old_params"),
+            scheduler=self.scheduler,
+            data_state=self.data_state,
+            rng_pickle=safe_file(self.path, RNG_STATE).read_bytes() if pickle.is_file() else None,
+            hooks=safe_file(self.path, HOOKS).read_bytes() if hooks.is_file() else None,
+        )
+
+    def _find(self, name: str) -> TensorSet | None:
+        return read_tensors(self.path, name, self.config, self.progressive)
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
@@ -106,7 +165,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         progressive=progressive or Progressive.of(config),
         specs=specs,
         tokenizer_files=tokenizer_files(directory),
-        weights=weights,
+        weights=weights.without(weights.location.keys() - specs.keys()),
     )
 
 
@@ -126,7 +185,7 @@ def is_checkpoint(directory: Path) -> bool:
 
 
 def _checked_specs(
-    directory: Path, config: ModelConfig, weights: WeightFiles, progressive: Progressive | None
+    directory: Path, config: ModelConfig, weights: TensorSet, progressive: Progressive | None
 ) -> dict[str, TensorSpec]:
     found = {
         name: weights.files[file].specs[name]
@@ -156,7 +215,7 @@ def _checked_specs(
     return {name: found[name] for name in expected}
 
 
-def _other_saves(weights: WeightFiles, progressive: Progressive | None) -> list[str]:
+def _other_saves(weights: TensorSet, progressive: Progressive | None) -> list[str]:
     """Files that belong to another save than the metadata, or than each other."""
     ids = {name: file.header.metadata.get(SAVE_ID) for name, file in weights.files.items()}
     manifest = progressive.manifest if progressive else None
@@ -174,7 +233,7 @@ def _other_size(config: ModelConfig, progressive: Progressive | None) -> list[st
     ]
 
 
-def _same_tensor(weights: WeightFiles, one: str, other: str) -> bool:
+def _same_tensor(weights: TensorSet, one: str, other: str) -> bool:
     if one not in weights.location:
         return False
     a, b = (weights.files[weights.location[name]].tensor(name) for name in (one, other))

@@ -1,23 +1,27 @@
 """Which tensor files make up a directory's weights, and which tensor lies in which."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from tprog.errors import FormatError
+import numpy as np
+
+from tprog.errors import FormatError, ParameterError
 from tprog.jsonio import read_json
 from tprog.layout import HF_WEIGHTS, INDEX, WEIGHTS
 from tprog.paths import safe_file
 from tprog.tensorfile import TensorFile
+from tprog.tensorheader import TensorSpec
 
 
 @dataclass(frozen=True)
-class WeightFiles:
-    """The opened files of one set of tensors.
+class TensorSet:
+    """A set of named tensors in one or several opened files; a `TensorSource`, so that it can be written again.
 
     Args:
-        files: by the names they have in the directory.
+        files: the opened files, by the names they have in their directory.
         location: for each tensor, the name of its file.
         findings: what does not agree between the index and the files.
     """
@@ -26,8 +30,46 @@ class WeightFiles:
     location: Mapping[str, str]
     findings: tuple[str, ...] = ()
 
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor."""
+        return {name: self.files[file].specs[name] for name, file in self.location.items()}
 
-def find_weights(directory: Path) -> WeightFiles:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors."""
+        return tuple(self.location)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor as a read-only view of its mapped file.
+
+        Raises:
+            ParameterError: there is no such tensor.
+        """
+        return self.file_of(name).tensor(name)
+
+    def file_of(self, name: str) -> TensorFile:
+        """The file a tensor lies in.
+
+        Raises:
+            ParameterError: there is no such tensor.
+        """
+        if name not in self.location:
+            raise ParameterError(
+                name,
+                expected=f"a tensor of {', '.join(self.files)}",
+                got="a name that is not there",
+                remedy="See `names`.",
+            )
+        return self.files[self.location[name]]
+
+    def without(self, names: Container[str]) -> "TensorSet":
+        """The same set less some tensors."""
+        kept = {name: file for name, file in self.location.items() if name not in names}
+        return TensorSet(self.files, kept, self.findings)
+
+
+def find_weights(directory: Path) -> TensorSet:
     """Open the weights of a checkpoint, a Hugging Face directory, or a bare weights.safetensors.
 
     Raises:
@@ -50,6 +92,24 @@ def find_weights(directory: Path) -> WeightFiles:
     return open_indexed(directory, dict.fromkeys(names.values()), names)
 
 
+def find_part(directory: Path, stem: str) -> TensorSet | None:
+    """Open another set of tensors: `{stem}.safetensors`, or the files its index names; None where there is neither.
+
+    Raises:
+        FormatError: a file is missing or broken, or the index reaches outside.
+    """
+    path = directory / f"{stem}.safetensors"
+    index = path.with_name(f"{path.name}.index.json")
+    if index.exists():
+        names = read_index(index)
+        folder = path.parent.relative_to(directory)
+        names = {name: (folder / file).as_posix() for name, file in names.items()}
+        return open_indexed(directory, dict.fromkeys(names.values()), names)
+    if os.path.lexists(path):
+        return open_indexed(directory, {path.relative_to(directory).as_posix(): None})
+    return None
+
+
 def read_index(path: Path) -> dict[str, str]:
     """The `weight_map` of an index: tensor name to file name.
 
@@ -67,7 +127,7 @@ def read_index(path: Path) -> dict[str, str]:
     return names
 
 
-def open_indexed(directory: Path, files: Mapping[str, None], index: Mapping[str, str] | None = None) -> WeightFiles:
+def open_indexed(directory: Path, files: Mapping[str, None], index: Mapping[str, str] | None = None) -> TensorSet:
     """Open files by name, and hold them against an index where there is one.
 
     Raises:
@@ -81,12 +141,12 @@ def open_indexed(directory: Path, files: Mapping[str, None], index: Mapping[str,
             if name in location:
                 findings.append(f"{name} is in {location[name]} and again in {file}")
             elif index is not None and name not in index:
-                findings.append(f"{name} is in {file} but not in {INDEX}")
+                findings.append(f"{name} is in {file} but not in its index")
             location[name] = file
     for name, file in (index or {}).items():
         if location.get(name) != file:
-            findings.append(f"{name} is not in {file}, where {INDEX} has it")
-    return WeightFiles(opened, location, tuple(findings))
+            findings.append(f"{name} is not in {file}, where the index has it")
+    return TensorSet(opened, location, tuple(findings))
 
 
 def _refuse(directory: Path, single: list[str]) -> NoReturn:

@@ -13,8 +13,9 @@ from tprog.config_json import config_to_json
 from tprog.errors import ParameterError, UsageError
 from tprog.hashing import hash_file
 from tprog.jsonio import write_json
-from tprog.layout import CONFIG, INDEX, PROGRESSIVE, SAVE_ID, shard_names
+from tprog.layout import CONFIG, INDEX, JSON_PARTS, PROGRESSIVE, SAVE_ID, SHARD_SIZE, TENSOR_PARTS, shard_names
 from tprog.params import hf_tensors, mismatches
+from tprog.parts import Parts
 from tprog.reader import is_checkpoint
 from tprog.schema import FileRecord, Manifest, Progressive, write_progressive
 from tprog.source import Tensors, TensorSource, as_source, main_dtype
@@ -22,8 +23,6 @@ from tprog.tensorfile import TensorWriter
 from tprog.tensorheader import TensorSpec
 from tprog.tokenizer import tokenizer_files, write_tokenizer
 
-SHARD_SIZE = 5 * 10**9
-"""Largest weights file, in bytes, where the caller names none; a tensor is never split."""
 Check = Callable[[Path], Progressive | None]
 """Called with the finished directory before it is put in place: raises to abort, may return amended metadata."""
 
@@ -38,6 +37,7 @@ def write_checkpoint(
     overwrite: bool = False,
     tokenizer_from: str | Path | None = None,
     files: Mapping[str, bytes] | None = None,
+    parts: Parts | None = None,
     check: Check | None = None,
 ) -> Path:
     """Write a `.tprog` directory; it appears at `path` complete, or not at all.
@@ -52,6 +52,7 @@ def write_checkpoint(
         overwrite: whether an existing checkpoint may be replaced.
         tokenizer_from: a directory whose tokenizer is copied (a checkpoint, or a Hugging Face directory).
         files: further files by relative name, such as generation_config.json.
+        parts: optimizer, Fisher information and the like: see `tprog.parts.Parts`.
         check: called with the temporary directory when all is written; raising aborts the save, and returned
             metadata replaces that of the file.
 
@@ -77,17 +78,25 @@ def write_checkpoint(
     config = replace(config, dtype=_checked_dtype(source, config, path))
     progressive = (progressive or Progressive.of(config)).describing(config)
     tokenizer = tokenizer_files(Path(tokenizer_from)) if tokenizer_from is not None else {}
-    extra = dict(files or {})
-    needed = sum(spec.nbytes for spec in source.specs.values()) + sum(map(len, extra.values()))
+    parts = parts or Parts()
+    parts.check(config)
+    extra = dict(files or {}) | parts.bytes
+    needed = sum(spec.nbytes for spec in source.specs.values()) + parts.nbytes + sum(map(len, extra.values()))
     with new_directory(path, overwrite=overwrite, needed=needed, is_ours=is_checkpoint) as temporary:
         save = _Save(temporary)
-        save.weights(source, shard_size)
+        save.tensors("weights", INDEX, source, shard_size)
+        for name, part in parts.tensors.items():
+            stem = TENSOR_PARTS[name]
+            sharded = len(plan_shards(part.specs, shard_size)) > 1
+            save.tensors(stem, f"{stem}.safetensors.index.json" if sharded else None, part, shard_size)
         write_json(temporary / CONFIG, config_to_json(config))
+        for name, value in parts.json.items():
+            save.make_parent(JSON_PARTS[name])
+            write_json(temporary / JSON_PARTS[name], dict(value))
         write_tokenizer(temporary, tokenizer)
         for name, data in extra.items():
-            target = temporary / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(data)
+            save.make_parent(name)
+            (temporary / name).write_bytes(data)
         save.finish(progressive)
         amended = check(temporary) if check is not None else None
         if amended is not None:
@@ -152,10 +161,16 @@ class _Save:
     save_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     records: dict[str, FileRecord] = field(default_factory=dict)
 
-    def weights(self, source: TensorSource, shard_size: int) -> None:
-        write_json(self.directory / INDEX, index_of(source, shard_size, "weights"))
+    def make_parent(self, name: str) -> None:
+        (self.directory / name).parent.mkdir(exist_ok=True)
+
+    def tensors(self, stem: str, index: str | None, source: TensorSource, shard_size: int) -> None:
+        """Write a set of tensors, and its index where that has a name."""
+        self.make_parent(stem)
+        if index is not None:
+            write_json(self.directory / index, index_of(source, shard_size, Path(stem).name))
         self.records |= write_shards(
-            self.directory, "weights", source, shard_size=shard_size, metadata={SAVE_ID: self.save_id}
+            self.directory, stem, source, shard_size=shard_size, metadata={SAVE_ID: self.save_id}
         )
 
     def finish(self, progressive: Progressive) -> None:

@@ -22,7 +22,7 @@ def arrays_of_every_dtype() -> dict[str, np.ndarray]:
     bits = np.random.default_rng(0).integers(0, 256, 48, dtype=np.uint8)
     bits[:] = np.where(bits == 0x7F, 0, bits)
     arrays = {code: bits.view(dtype).reshape(3, -1) for code, dtype in BY_CODE.items() if code != "BOOL"}
-    return arrays | {"BOOL": (bits % 2).astype(bool), "scalar": np.float32(3).reshape(()), "empty": np.zeros((0, 5))}
+    return arrays | {"BOOL": (bits % 2).astype(bool), "scalar": np.array(3, np.float32), "empty": np.zeros((0, 5))}
 
 
 def test_every_dtype_survives(tmp_path):
