@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from tprog import count_parameters
-from tprog.layout import ORBAX_PARAMS
-from tprog.writer import SHARD_SIZE
+from tprog.layout import ORBAX_PARAMS, SHARD_SIZE
 
 from tritter_jax.cli.arguments import byte_count, source_path
 from tritter_jax.cli.output import JsonOption, emit, stages

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from tprog import size_label
-from tprog.writer import SHARD_SIZE
+from tprog.layout import SHARD_SIZE
 
 from tritter_jax.cli.arguments import byte_count, layer_list, source_path, target_for
 from tritter_jax.cli.output import JsonOption, emit, stages

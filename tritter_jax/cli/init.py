@@ -6,8 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from tprog import UsageError, count_parameters, load_config, named_size, size_label
-from tprog.layout import CheckpointName
-from tprog.writer import SHARD_SIZE
+from tprog.layout import SHARD_SIZE, CheckpointName
 
 from tritter_jax.cli.arguments import byte_count, check_dtype
 from tritter_jax.cli.output import JsonOption, emit, stages

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 from rich.console import Console
@@ -16,12 +16,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 def out() -> Console:
     """The console of results."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return _console(sys.stdout)
 
 
 def err() -> Console:
     """The console of progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return _console(sys.stderr)
+
+
+def _console(stream: TextIO) -> Console:
+    """Off a terminal nothing is wrapped: a file or a pipe has no width."""
+    wide = None if stream.isatty() else 160
+    return Console(file=stream, highlight=False, soft_wrap=wide is not None, width=wide)
 
 
 def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
@@ -82,9 +88,9 @@ def table(*columns: str, title: str | None = None, numbers: tuple[int, ...] = ()
     """A table in the project's one style; `numbers` are the columns aligned to the right."""
     from rich import box
 
-    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
+    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
     for i, column in enumerate(columns):
-        result.add_column(column, justify="right" if i in numbers else "left")
+        result.add_column(column, justify="right" if i in numbers else "left", no_wrap=i in numbers)
     return result
 
 

@@ -92,7 +92,7 @@ def print_plan(console: Console, made: "Plan") -> None:
             note = f"{copies:,} copies" if copies else f"{fresh:,} fresh"
         if axis == "layers" and made.new_layers:
             sources = ranges([made.stack.source[i] for i in made.new_layers])
-            note = f"layers {ranges(made.new_layers)}, {made.depth} after old layers {sources}"
+            note = f"layers {ranges(made.new_layers)}, {made.depth} copies of old {sources}"
         view.add_row(title, f"{getattr(before, name):,}", f"{getattr(after, name):,}", note)
     counts = [count_parameters(config) for config in (before, after)]
     view.add_row("parameters", *(f"{count:,}" for count in counts), f"x {counts[1] / counts[0]:.2f}")

@@ -25,12 +25,13 @@ def sizes(json: JsonOption = False) -> None:
         )
 
     def render(console: Console) -> None:
-        view = table("size", "hidden", "layers", "heads", "kv heads", "head dim", "mlp", "parameters", "bfloat16",
+        view = table("size", "hidden", "layers", "heads", "kv", "dim", "mlp", "parameters", "bf16",
                      numbers=tuple(range(1, 9)))  # fmt: skip
         for row in rows:
             name, *numbers = row.values()
             view.add_row(name, *(f"{n:,}" for n in numbers), human_bytes(2 * row["parameters"]))
         console.print(view)
+        console.print("kv: key and value heads; dim: width of a head; bf16: bytes of the weights in bfloat16.")
         console.print("Vocabulary 65,536, rope_theta 500,000, embeddings not tied.")
 
     emit({"sizes": rows}, json, render)

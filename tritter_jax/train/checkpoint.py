@@ -99,5 +99,6 @@ def load_orbax(path: Path, config: ModelConfig) -> dict[str, Any]:
 
 
 def _options() -> ocp.Context:
-    saving = ocp.options.ArrayOptions.Saving(use_compression=False)
-    return ocp.Context(array_options=ocp.options.ArrayOptions(saving=saving))
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    return context
