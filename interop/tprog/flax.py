@@ -10,10 +10,11 @@ import numpy as np
 
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype, same_bits
-from tprog.errors import UsageError
+from tprog.errors import FormatError, UsageError
 from tprog.params import HFTensor, ParamSpec, check_tree, flatten, hf_tensors, nest, param_specs
+from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
-from tprog.source import LazyTensors
+from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
 from tprog.writer import write_checkpoint
 
@@ -40,16 +41,7 @@ def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) 
         (3, 8, 2, 4)
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    target = None if dtype is None else numpy_dtype(dtype)
-    tensors: dict[str, list[HFTensor]] = {}
-    for tensor in hf_tensors(checkpoint.config):
-        tensors.setdefault(tensor.spec.name, []).append(tensor)
-    return nest(
-        {
-            spec.path: jnp.asarray(_gather(checkpoint, spec, tensors[spec.name], target))
-            for spec in param_specs(checkpoint.config)
-        }
-    )
+    return _tree(checkpoint, checkpoint.config, dtype)
 
 
 def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
@@ -84,27 +76,85 @@ def save(
     path: str | Path,
     params: Mapping[str, Any],
     config: ModelConfig,
+    *,
+    opt_state: Any = None,
+    rng_key: jax.Array | None = None,
+    fisher: Mapping[str, Any] | None = None,
+    old_params: Mapping[str, Any] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    data_state: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
-    """Write a tree of arrays as a checkpoint; `options` are those of `tprog.writer.write_checkpoint`.
+    """Write a tree of parameters and whatever training state is given as a checkpoint.
+
+    Args:
+        path: the directory to make.
+        params: the parameters, in the layout of the table.
+        config: the model.
+        opt_state: state of an optax optimizer; see `tprog.flax_state.optimizer_tensors`.
+        rng_key: the random key to go on with.
+        fisher: diagonal of the Fisher information, a tree like `params`.
+        old_params: the anchor of elastic weight consolidation, a tree like `params`.
+        scheduler: state of the learning-rate schedule, as JSON.
+        data_state: place in the training data, as JSON.
+        **options: those of `tprog.writer.write_checkpoint`.
 
     Raises:
-        ParameterError: the tree does not match the table; every mismatch is listed.
+        ParameterError: a tree does not match the table; every mismatch is listed.
+        UsageError: the path is taken, or cannot be written.
     """
-    return write_checkpoint(path, config, to_tensors(params, config), **options)
+    from tprog import flax_state
+
+    parts = Parts(
+        optimizer=None if opt_state is None else flax_state.optimizer_tensors(opt_state, config),
+        rng_state=None if rng_key is None else flax_state.rng_tensors(rng_key),
+        fisher=None if fisher is None else to_tensors(fisher, config),
+        old_params=None if old_params is None else to_tensors(old_params, config),
+        scheduler=scheduler,
+        data_state=data_state,
+    )
+    return write_checkpoint(path, config, to_tensors(params, config), parts=parts, **options)
 
 
-def _gather(checkpoint: Checkpoint, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype | None) -> np.ndarray:
+def load_part(path: str | Path | Checkpoint, part: str, *, dtype: str | np.dtype | None = None) -> Params:
+    """A checkpoint's `fisher` or `old_params` as a tree like its parameters.
+
+    Raises:
+        UsageError: the checkpoint does not have it.
+        FormatError: it is broken, does not fit the model, or lacks some of its parameters.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    tensors = checkpoint.part(part)
+    missing = [tensor.name for tensor in hf_tensors(checkpoint.config) if tensor.name not in tensors.location]
+    if missing:
+        raise FormatError(
+            checkpoint.path, expected=f"the {part} of every parameter", got=f"{len(missing)} that it lacks",
+            remedy="Read it by name with `tprog.numpy.load_part`:", findings=missing,
+        )  # fmt: skip
+    return _tree(tensors, checkpoint.config, dtype)
+
+
+def _tree(source: TensorSource, config: ModelConfig, dtype: str | np.dtype | None) -> Params:
+    target = None if dtype is None else numpy_dtype(dtype)
+    tensors: dict[str, list[HFTensor]] = {}
+    for tensor in hf_tensors(config):
+        tensors.setdefault(tensor.spec.name, []).append(tensor)
+    return nest(
+        {spec.path: jnp.asarray(_gather(source, spec, tensors[spec.name], target)) for spec in param_specs(config)}
+    )
+
+
+def _gather(source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype | None) -> np.ndarray:
     """One parameter out of its tensors, in memory of its own."""
-    target = dtype or np.result_type(*{checkpoint.specs[tensor.name].dtype for tensor in tensors})
+    target = dtype or np.result_type(*{source.specs[tensor.name].dtype for tensor in tensors})
     if target == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise UsageError(
-            checkpoint.path, expected="JAX to compute in float64", got="its default, which would round to float32",
+            spec.name, expected="JAX to compute in float64", got="its default, which would round to float32",
             remedy='Set JAX_ENABLE_X64=1, or load with dtype="float32".',
         )  # fmt: skip
     result = np.empty(spec.shape, target)
     for tensor in tensors:
-        part = spec.from_hf(checkpoint.tensor(tensor.name))
+        part = spec.from_hf(source.tensor(tensor.name))
         place = result if tensor.layer is None else result[tensor.layer]
         if part.dtype == target:
             same_bits(place)[...] = same_bits(part)

@@ -42,3 +42,19 @@ def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) 
 def save(path: str | Path, tensors: Tensors, config: ModelConfig, **options: Any) -> Path:
     """Write arrays as a checkpoint; `options` are those of `tprog.writer.write_checkpoint`."""
     return write_checkpoint(path, config, tensors, **options)
+
+
+def load_part(path: str | Path | Checkpoint, part: str) -> dict[str, np.ndarray]:
+    """One of a checkpoint's optional sets of tensors: read-only views of the mapped files, by name.
+
+    Args:
+        path: a checkpoint, or where it lies.
+        part: `optimizer`, `rng_state`, `fisher` or `old_params`.
+
+    Raises:
+        UsageError: the checkpoint does not have it.
+        FormatError: it is broken, or does not fit the model.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    tensors = checkpoint.part(part)
+    return {name: tensors.tensor(name) for name in tensors.names}

@@ -1,5 +1,6 @@
 """The optional parts of a checkpoint: optimizer, scheduler, random and data state, Fisher, anchor and hooks."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from tprog.layout import HOOKS, JSON_PARTS, RNG_STATE, SAVE_ID, TENSOR_PARTS
 from tprog.params import hf_tensors
 from tprog.paths import safe_file
 from tprog.schema import Progressive
-from tprog.source import TensorSource
+from tprog.source import TensorSource, named_source
 from tprog.tensorheader import TensorSpec
 from tprog.weights import TensorSet, find_part
 
@@ -22,6 +23,9 @@ STEP = "step"
 """Name of the tensor that counts an optimizer's steps; `step.<name>` where one parameter's count differs."""
 MINIMAL_FISHER = "fisher_path"
 """Field of ewc_config where files of the earlier minimal schema name their Fisher information."""
+
+NamedTensors = TensorSource | Mapping[str, Any]
+"""A source, or arrays by name."""
 
 _COUNTS = np.dtype("int64")
 
@@ -45,10 +49,10 @@ class Parts:
         ('scheduler',)
     """
 
-    optimizer: TensorSource | None = None
-    rng_state: TensorSource | None = None
-    fisher: TensorSource | None = None
-    old_params: TensorSource | None = None
+    optimizer: NamedTensors | None = None
+    rng_state: NamedTensors | None = None
+    fisher: NamedTensors | None = None
+    old_params: NamedTensors | None = None
     scheduler: Mapping[str, Any] | None = None
     data_state: Mapping[str, Any] | None = None
     rng_pickle: bytes | None = None
@@ -62,12 +66,12 @@ class Parts:
     @property
     def tensors(self) -> dict[str, TensorSource]:
         """The parts that are tensors, by name."""
-        return {name: getattr(self, name) for name in TENSOR_PARTS if getattr(self, name) is not None}
+        return {name: named_source(getattr(self, name)) for name in TENSOR_PARTS if name in self.given}
 
     @property
     def json(self) -> dict[str, Mapping[str, Any]]:
         """The parts that are JSON, by name."""
-        return {name: getattr(self, name) for name in JSON_PARTS if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in JSON_PARTS if name in self.given}
 
     @property
     def bytes(self) -> dict[str, bytes]:
@@ -81,12 +85,17 @@ class Parts:
         return sum(spec.nbytes for part in self.tensors.values() for spec in part.specs.values())
 
     def check(self, config: ModelConfig) -> None:
-        """Hold names and shapes against the parameter table.
+        """Hold names and shapes against the parameter table, and JSON against JSON.
 
         Raises:
             ParameterError: some do not fit; every one is listed.
         """
         findings = [line for name, part in self.tensors.items() for line in misfits(name, part.specs, config)]
+        for name, value in self.json.items():
+            try:
+                json.dumps(dict(value), allow_nan=False)
+            except (TypeError, ValueError) as error:
+                findings.append(f"{name} cannot be written as JSON: {error}")
         if findings:
             raise ParameterError(
                 "checkpoint parts",

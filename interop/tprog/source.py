@@ -68,15 +68,23 @@ def as_source(tensors: Tensors, config: ModelConfig) -> TensorSource:
         >>> as_source({"a": np.zeros((2, 3))}, named_size("test")).specs["a"].shape
         (2, 3)
     """
-    if isinstance(tensors, Mapping):
-        table = cast(Mapping[str, Any], tensors)
-        specs = {name: TensorSpec(numpy_dtype(array.dtype), tuple(array.shape)) for name, array in table.items()}
-        return LazyTensors(specs, lambda name: np.asarray(table[name]))
-    if isinstance(tensors, TensorSource):
-        return tensors
+    if isinstance(tensors, Mapping | TensorSource):
+        return named_source(cast(TensorSource | Mapping[str, Any], tensors))
     dtype = numpy_dtype(config.dtype)
     specs = {tensor.name: TensorSpec(dtype, tensor.shape) for tensor in hf_tensors(config)}
     return LazyTensors(specs, _Pull(iter(tensors)))
+
+
+def named_source(tensors: TensorSource | Mapping[str, Any]) -> TensorSource:
+    """A source of arrays by name; a source is given back as it is.
+
+    Raises:
+        FormatError: an array's dtype cannot be stored.
+    """
+    if not isinstance(tensors, Mapping):
+        return tensors
+    specs = {name: TensorSpec(numpy_dtype(array.dtype), tuple(array.shape)) for name, array in tensors.items()}
+    return LazyTensors(specs, lambda name: np.asarray(tensors[name]))
 
 
 class _Pull:

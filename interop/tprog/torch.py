@@ -1,5 +1,6 @@
 """Checkpoints as PyTorch state dicts, memory-mapped. Imports torch, never jax."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from tprog.config import ModelConfig
+from tprog.config_json import config_from_json
 from tprog.dtypes import CODES, numpy_dtype
 from tprog.errors import ParameterError, UsageError
 from tprog.params import COMPUTED_BUFFERS, hf_tensors
+from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors
 from tprog.tensorfile import TensorFile
@@ -141,23 +144,81 @@ def to_tensors(model: torch.nn.Module | Mapping[str, torch.Tensor], config: Mode
             )  # fmt: skip
         del state["lm_head.weight"]
     order = {name: place for place, name in enumerate(known)}
-    names = sorted(state, key=lambda name: order.get(name, len(order)))
-    specs = {name: TensorSpec(_numpy_dtype(name, state[name]), tuple(state[name].shape)) for name in names}
-    return LazyTensors(specs, lambda name: as_numpy(state[name]))
+    return named_tensors({name: state[name] for name in sorted(state, key=lambda name: order.get(name, len(order)))})
 
 
 def save(
     path: str | Path,
     model: torch.nn.Module | Mapping[str, torch.Tensor],
-    config: ModelConfig,
+    config: ModelConfig | None = None,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+    rng_state: Mapping[str, torch.Tensor] | None = None,
+    fisher: Mapping[str, torch.Tensor] | None = None,
+    old_params: Mapping[str, torch.Tensor] | None = None,
+    scheduler: Mapping[str, Any] | None = None,
+    data_state: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Path:
-    """Write a model or a state dict as a checkpoint; `options` are those of `tprog.writer.write_checkpoint`.
+    """Write a model and whatever training state is given as a checkpoint.
+
+    Args:
+        path: the directory to make.
+        model: a model of transformers, or a state dict under Hugging Face names.
+        config: its configuration; a model of transformers brings its own.
+        optimizer: an Adam-like optimizer of that model; see `tprog.torch_state.optimizer_tensors`.
+        rng_state: what `rng_state()` gives.
+        fisher: diagonal of the Fisher information, by parameter name.
+        old_params: the anchor of elastic weight consolidation, by parameter name.
+        scheduler: `state_dict()` of a learning-rate schedule, as far as it is JSON.
+        data_state: place in the training data, as JSON.
+        **options: those of `tprog.writer.write_checkpoint`.
 
     Raises:
         ParameterError: names or shapes are not those of the parameter table; every mismatch is listed.
+        UsageError: no configuration is given, or the path is taken.
     """
-    return write_checkpoint(path, config, to_tensors(model, config), **options)
+    from tprog import torch_state
+
+    config = config or _config_of(model)
+    parts = Parts(
+        optimizer=None if optimizer is None else torch_state.optimizer_tensors(optimizer, model),
+        rng_state=None if rng_state is None else named_tensors(rng_state),
+        rng_pickle=None if rng_state is None else torch_state.pickled(rng_state),
+        fisher=None if fisher is None else named_tensors(fisher),
+        old_params=None if old_params is None else named_tensors(old_params),
+        scheduler=scheduler,
+        data_state=data_state,
+    )
+    return write_checkpoint(path, config, to_tensors(model, config), parts=parts, **options)
+
+
+def load_part(
+    path: str | Path | Checkpoint,
+    part: str,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
+) -> dict[str, torch.Tensor]:
+    """One of a checkpoint's optional sets of tensors by name: `optimizer`, `rng_state`, `fisher` or `old_params`.
+
+    Raises:
+        UsageError: the checkpoint does not have it.
+        FormatError: it is broken, or does not fit the model.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    tensors, target = checkpoint.part(part), torch_dtype(dtype)
+    return {name: view(tensors.file_of(name), name).to(device=device, dtype=target) for name in tensors.names}
+
+
+def named_tensors(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
+    """Tensors by name as a source for writers; each goes to the host when it is asked for.
+
+    Raises:
+        ParameterError: a tensor's dtype cannot be stored.
+    """
+    specs = {name: TensorSpec(_numpy_dtype(name, tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
+    return LazyTensors(specs, lambda name: as_numpy(tensors[name]))
 
 
 def view(file: TensorFile, name: str) -> torch.Tensor:
@@ -191,6 +252,19 @@ def torch_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     return _TORCH[CODES[numpy_dtype(dtype.removeprefix("torch."))]]
+
+
+def _config_of(model: torch.nn.Module | Mapping[str, torch.Tensor]) -> ModelConfig:
+    known = getattr(model, "config", None)
+    if known is None or not hasattr(known, "to_dict"):
+        raise UsageError(
+            "config",
+            expected="the configuration of these tensors",
+            got="none",
+            remedy="Pass config=.",
+        )
+    # Through JSON, as config.json would be: a transformers configuration holds dtype objects and tuples.
+    return config_from_json(json.loads(known.to_json_string(use_diff=False)), where=type(model).__name__)
 
 
 def _numpy_dtype(name: str, tensor: torch.Tensor) -> np.dtype:

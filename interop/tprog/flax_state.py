@@ -1,0 +1,207 @@
+"""Training state of JAX in a checkpoint: the state of an optax optimizer, and a random key.
+
+A state of optax is a tree of NamedTuples. What in it has the shape of the parameters (Adam's `mu` and `nu`) is stored
+under PyTorch's names for it, one Hugging Face tensor each; a count that equals the step is not stored again;
+everything else is stored under its path, so that schedules and wrappers resume as well.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tprog.config import ModelConfig
+from tprog.dtypes import numpy_dtype
+from tprog.errors import ParameterError, UsageError
+from tprog.params import HFTensor, flatten, hf_tensors, nest, param_specs
+from tprog.parts import STEP, step_tensor
+from tprog.reader import Checkpoint, open_checkpoint
+from tprog.source import LazyTensors
+from tprog.tensorheader import TensorSpec
+
+SLOTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq", "trace": "momentum_buffer"}
+"""PyTorch's name for a field of optax that has the shape of the parameters."""
+_OTHER = "optax"
+_COUNT = ".count"
+
+
+def optimizer_tensors(opt_state: Any, config: ModelConfig) -> LazyTensors:
+    """The state of an optax optimizer as `exp_avg.<name>`, `exp_avg_sq.<name>`, `step` and `optax.<path>`.
+
+    Parameters that are masked out have no state, and are left out.
+
+    Raises:
+        ParameterError: two parts of the state hold the same moment of one parameter.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> class Adam(NamedTuple):
+        ...     count: Any
+        ...     mu: Any
+        >>> config = ModelConfig(hidden_size=8, num_layers=2, num_heads=2, num_kv_heads=1, intermediate_size=8,
+        ...                      vocab_size=16)
+        >>> moments = nest({spec.path: jnp.ones(spec.shape) for spec in param_specs(config)})
+        >>> source = optimizer_tensors((Adam(jnp.array(3), moments),), config)
+        >>> int(source.tensor("step")), source.tensor("exp_avg.model.norm.weight").shape
+        (3, (8,))
+    """
+    table = _by_parameter(config)
+    specs: dict[str, TensorSpec] = {}
+    makers: dict[str, Callable[[], np.ndarray]] = {}
+    others: dict[str, Any] = {}
+
+    def add(name: str, dtype: np.dtype, shape: tuple[int, ...], make: Callable[[], np.ndarray]) -> None:
+        if name in specs:
+            raise ParameterError(
+                name, expected="one moment of that name", got="two in the optimizer's state",
+                remedy="Save the states of several optimizers over the same parameters apart.",
+            )  # fmt: skip
+        specs[name], makers[name] = TensorSpec(numpy_dtype(dtype), shape), make
+
+    def moments(slot: str, tree: Mapping[str, Any]) -> Any:
+        for path, leaf in flatten(tree).items():
+            for tensor in [] if _masked(leaf) else table[".".join(path)]:
+                add(f"{slot}.{tensor.name}", leaf.dtype, tensor.shape, partial(_host, leaf, tensor))
+        return tree
+
+    def other(path: str, leaf: Any) -> Any:
+        others[path] = leaf
+        return leaf
+
+    _walk(opt_state, config, moments, other)
+    counts = {path: int(leaf) for path, leaf in others.items() if path.endswith(_COUNT)}
+    step = max(counts.values(), default=0)
+    add(STEP, step_tensor(step).dtype, (), partial(step_tensor, step))
+    for path, leaf in others.items():
+        if counts.get(path) != step:
+            add(f"{_OTHER}{path}", leaf.dtype, leaf.shape, partial(np.asarray, leaf))
+    return LazyTensors(specs, lambda name: makers[name]())
+
+
+def load_optimizer(path: str | Path | Checkpoint, opt_state: Any, *, strict: bool = True) -> Any:
+    """The state of an optax optimizer, as it was when the checkpoint was saved, by JAX or by PyTorch.
+
+    Args:
+        path: a checkpoint, or where it lies.
+        opt_state: a state of the same optimizer, from `tx.init` or from `jax.eval_shape` of it.
+        strict: whether a moment that the checkpoint lacks is an error; zeros stand in for it otherwise.
+
+    Raises:
+        ParameterError: moments are missing; every one is listed.
+        UsageError: the checkpoint has no optimizer state.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    stored = checkpoint.part("optimizer")
+    known = set(stored.names)
+    table = _by_parameter(checkpoint.config)
+    step = int(stored.tensor(STEP)) if STEP in known else 0
+    missing = [name for name in stored.names if name.startswith(f"{STEP}.")]
+
+    def moments(slot: str, tree: Mapping[str, Any]) -> Any:
+        result = {}
+        for path, leaf in flatten(tree).items():
+            result[path] = leaf
+            if _masked(leaf):
+                continue
+            array = np.zeros(leaf.shape, leaf.dtype)
+            for tensor in table[".".join(path)]:
+                name = f"{slot}.{tensor.name}"
+                if name not in known:
+                    missing.append(name)
+                    continue
+                place = array if tensor.layer is None else array[tensor.layer]
+                place[...] = tensor.spec.from_hf(stored.tensor(name))
+            result[path] = jnp.asarray(array)
+        return nest(result)
+
+    def other(path: str, leaf: Any) -> Any:
+        if f"{_OTHER}{path}" in known:
+            return jnp.asarray(np.array(stored.tensor(f"{_OTHER}{path}")), leaf.dtype)
+        if path.endswith(_COUNT):
+            return jnp.asarray(step, leaf.dtype)
+        return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
+
+    result = _walk(opt_state, checkpoint.config, moments, other)
+    if missing and strict:
+        raise ParameterError(
+            "optimizer",
+            expected="one step count, and every moment of the given state",
+            got=f"{len(missing)} that the checkpoint does not have so",
+            remedy="Build the same optimizer, or pass strict=False to start those from zero:",
+            findings=missing,
+        )
+    return result
+
+
+def rng_tensors(key: jax.Array) -> dict[str, np.ndarray]:
+    """A random key (or an array of keys) as a named array; the name tells its generator.
+
+    Example:
+        >>> list(rng_tensors(jax.random.key(0)))
+        ['jax.threefry2x32']
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    return {f"jax.{jax.random.key_impl(key)}": np.asarray(jax.random.key_data(key))}
+
+
+def load_rng_key(path: str | Path | Checkpoint) -> jax.Array:
+    """The random key a checkpoint was saved with.
+
+    Raises:
+        UsageError: it was saved with none.
+    """
+    checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    stored = checkpoint.part("rng_state")
+    for name in stored.names:
+        if name.startswith("jax."):
+            return jax.random.wrap_key_data(jnp.asarray(np.array(stored.tensor(name))), impl=name[len("jax.") :])
+    raise UsageError(
+        checkpoint.path, expected="the random key of a JAX program", got=", ".join(stored.names),
+        remedy="Start from a key of your own.",
+    )  # fmt: skip
+
+
+def _walk(
+    state: Any,
+    config: ModelConfig,
+    moments: Callable[[str, Mapping[str, Any]], Any],
+    other: Callable[[str, Any], Any],
+) -> Any:
+    """Rebuild a state: trees of parameters through `moments(slot, tree)`, single leaves through `other`."""
+    paths = {spec.path for spec in param_specs(config)}
+
+    def visit(node: Any, path: str, field: str) -> Any:
+        if _masked(node):
+            return node
+        if isinstance(node, Mapping):
+            if node and flatten(node).keys() <= paths:
+                return moments(SLOTS.get(field, field), node)
+            return type(node)({key: visit(node[key], f"{path}.{key}", str(key)) for key in node})  # pyright: ignore[reportCallIssue]
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            values = [visit(value, f"{path}.{name}", name) for name, value in zip(node._fields, node, strict=True)]  # pyright: ignore[reportAttributeAccessIssue]
+            return type(node)(*values)
+        if isinstance(node, tuple | list):
+            return type(node)(visit(value, f"{path}.{place}", field) for place, value in enumerate(node))
+        return other(path, node) if hasattr(node, "dtype") else node
+
+    return visit(state, "", "")
+
+
+def _masked(leaf: Any) -> bool:
+    return leaf is None or (isinstance(leaf, tuple) and not leaf)
+
+
+def _by_parameter(config: ModelConfig) -> dict[str, list[HFTensor]]:
+    table: dict[str, list[HFTensor]] = {}
+    for tensor in hf_tensors(config):
+        table.setdefault(tensor.spec.name, []).append(tensor)
+    return table
+
+
+def _host(leaf: Any, tensor: HFTensor) -> np.ndarray:
+    return tensor.spec.to_hf(np.asarray(leaf if tensor.layer is None else leaf[tensor.layer]))
