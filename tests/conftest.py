@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # transformers' ternary linears would compile with a C++ compiler
 
+import hypothesis
 import jax
 import pytest
 
@@ -18,6 +19,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Compiling takes nearly all of the tests' time, and this halves it; TRITTER_TEST_OPTIMIZED=1 runs them as users do.
 jax.config.update("jax_disable_most_optimizations", not os.environ.get("TRITTER_TEST_OPTIMIZED"))
+
+# The same examples on every run, however slow the machine.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture

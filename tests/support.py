@@ -1,12 +1,16 @@
-"""Models of odd shapes for every family, in transformers and here."""
+"""Small models of every family, here and in transformers, and what is compiled once for all tests."""
 
+from functools import lru_cache
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import transformers
-
 from tprog import ModelConfig, config_to_json, hf_tensors, param_specs
 from tprog.params import nest
+
+from tritter_jax.model import apply
 
 
 def odd_config(family: str, **changes: object) -> ModelConfig:
@@ -26,6 +30,49 @@ def odd_config(family: str, **changes: object) -> ModelConfig:
     return ModelConfig(**(values | changes))
 
 
+def random_params(config: ModelConfig, seed: int = 0) -> dict:
+    """Parameters as training might leave them: no gain is 1, no bias is 0; the same numbers in every dtype."""
+    rng = np.random.default_rng(seed)
+
+    def draw(spec) -> jax.Array:
+        noise = rng.standard_normal(spec.shape)
+        value = {"normal": 0.0, "zeros": 0.0, "ones": 1.0}[spec.initializer]
+        spread = config.initializer_range if spec.initializer == "normal" else 0.2
+        return jnp.asarray(value + spread * noise, config.dtype)
+
+    return nest({spec.path: draw(spec) for spec in param_specs(config)})
+
+
+def random_tokens(config: ModelConfig, shape: tuple[int, int] = (2, 17), seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, config.vocab_size, shape, dtype=np.int32)
+
+
+@lru_cache(maxsize=256)
+def _forward(config: ModelConfig, dtype: str | None):
+    return jax.jit(lambda params, tokens, mask: apply(params, tokens, config, attention_mask=mask, dtype=dtype))
+
+
+def logits(params: dict, tokens: np.ndarray, config: ModelConfig, *, mask=None, dtype: str | None = None):
+    """Logits, compiled once a configuration."""
+    return _forward(config, dtype)(params, jnp.asarray(tokens), None if mask is None else jnp.asarray(mask))
+
+
+def loss(params: dict, tokens: jax.Array, config: ModelConfig, *, remat: bool = False) -> jax.Array:
+    """Mean negative log-likelihood of the next token."""
+    log_p = jax.nn.log_softmax(apply(params, tokens[:, :-1], config, remat=remat), axis=-1)
+    return -jnp.mean(jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1))
+
+
+@lru_cache(maxsize=256)
+def _gradient(config: ModelConfig, remat: bool):
+    return jax.jit(jax.grad(lambda params, tokens: loss(params, tokens, config, remat=remat)))
+
+
+def gradients(params: dict, tokens: np.ndarray, config: ModelConfig, *, remat: bool = False) -> dict:
+    """Gradients of `loss`, compiled once a configuration."""
+    return _gradient(config, remat)(params, jnp.asarray(tokens))
+
+
 def torch_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32):
     """The transformers class of a configuration, every parameter random (norm gains and biases too)."""
     data = config_to_json(config)
@@ -41,6 +88,14 @@ def torch_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.f
             else:
                 parameter.mul_(config.initializer_range / parameter.std())
     return model
+
+
+@torch.no_grad()
+def torch_logits(model: torch.nn.Module, tokens: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """Logits of a transformers model, as float32 (float64 for float64)."""
+    keep = None if mask is None else torch.from_numpy(mask)
+    out = model(torch.from_numpy(tokens).long(), attention_mask=keep).logits
+    return (out if out.dtype == torch.float64 else out.float()).numpy()
 
 
 def params_of(model: torch.nn.Module, config: ModelConfig) -> dict:
@@ -62,11 +117,7 @@ def params_of(model: torch.nn.Module, config: ModelConfig) -> dict:
     )
 
 
-def random_tokens(config: ModelConfig, shape: tuple[int, int] = (2, 17), seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, config.vocab_size, shape, dtype=np.int32)
-
-
 def relative_difference(a: object, b: object) -> float:
-    """Largest absolute difference over the largest absolute value, in float64."""
+    """Largest absolute difference over the largest absolute value of `b`, in float64."""
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return float(np.abs(left - right).max() / np.abs(right).max())
