@@ -36,7 +36,7 @@ class RopeScaling:
     """
 
     kind: str
-    parameters: tuple[tuple[str, float], ...]
+    parameters: tuple[tuple[str, float | int], ...]
 
     def __post_init__(self) -> None:
         if self.kind not in ROPE_SCALINGS:
@@ -57,11 +57,11 @@ class RopeScaling:
             )
 
     @classmethod
-    def of(cls, kind: str, **parameters: float) -> "RopeScaling":
+    def of(cls, kind: str, **parameters: float | int) -> "RopeScaling":
         """Build from keyword parameters."""
         return cls(kind=kind, parameters=tuple(sorted(parameters.items())))
 
-    def __getitem__(self, name: str) -> float:
+    def __getitem__(self, name: str) -> float | int:
         return dict(self.parameters)[name]
 
 

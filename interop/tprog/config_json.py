@@ -1,7 +1,7 @@
 """Hugging Face config.json to ModelConfig and back, with nothing that changes the function passed over."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -65,7 +65,7 @@ def config_from_json(data: Mapping[str, Any], *, where: object = "config.json") 
             _refuse(where, theirs, "a whole number", "nothing")
     for ours, theirs in _FIELDS:
         if data.get(theirs) is not None:
-            values[ours] = data[theirs]
+            values[ours] = _typed(where, theirs, data[theirs], _KINDS[ours])
     if "num_key_value_heads" not in data and family.model_type not in ("llama", "qwen3"):
         _refuse(where, "num_key_value_heads", "a whole number", "nothing")
     values.setdefault("num_kv_heads", values["num_heads"])
@@ -122,6 +122,19 @@ def as_family(config: ModelConfig, name: str) -> ModelConfig:
     return config
 
 
+_KINDS: dict[str, Any] = {f.name: f.type for f in fields(ModelConfig)}
+_CALLED: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _typed(where: object, field: str, value: Any, kind: Any) -> Any:
+    """A value of the kind its field has; JSON writes 10000.0 as 10000 too."""
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        _refuse(where, field, _CALLED[kind], repr(value)[:100])
+    return value
+
+
 def _refuse(where: object, field: str, expected: str, got: str, remedy: str = "Mend the file.") -> NoReturn:
     raise ConfigError(f"{where}: {field}", expected=expected, got=got, remedy=remedy)
 
@@ -145,12 +158,17 @@ def _rope(data: Mapping[str, Any], family: Family, where: object) -> dict[str, A
     if not isinstance(block, Mapping):
         _refuse(where, "rope_scaling", "an object", repr(block))
     theta = block.get("rope_theta", data.get("rope_theta", family.default_rope_theta))
+    theta = _typed(where, "rope_theta", theta, float)
     if block.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0)) not in (1.0, None):
         _refuse(where, "partial_rotary_factor", "1.0", repr(block.get("partial_rotary_factor")))
     kind = block.get("rope_type", block.get("type", "default"))
     if kind == "default":
         return {"rope_theta": theta}
-    parameters = {name: value for name, value in block.items() if name not in _SCALING_EXTRAS}
+    parameters = {
+        name: value if isinstance(value, int) else _typed(where, f"rope_scaling.{name}", value, float)
+        for name, value in block.items()
+        if name not in _SCALING_EXTRAS
+    }
     try:
         return {"rope_theta": theta, "rope_scaling": RopeScaling.of(str(kind), **parameters)}
     except ConfigError as error:
@@ -171,7 +189,8 @@ def _attention(data: Mapping[str, Any], family: Family, where: object) -> dict[s
         )
     values: dict[str, Any] = {}
     if family.sliding_window_allowed:
-        values["sliding_window"] = data.get("sliding_window", 4096)
+        window = data.get("sliding_window", 4096)
+        values["sliding_window"] = None if window is None else _typed(where, "sliding_window", window, int)
     if family.attention_bias_allowed:
         values["attention_bias"] = bool(data.get("attention_bias", False))
     if family.mlp_bias_allowed:

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -24,7 +24,7 @@ def err() -> Console:
     return _console(sys.stderr)
 
 
-def _console(stream: TextIO) -> Console:
+def _console(stream: Any) -> Console:
     """Off a terminal nothing is wrapped: a file or a pipe has no width."""
     wide = None if stream.isatty() else 160
     return Console(file=stream, highlight=False, soft_wrap=wide is not None, width=wide)

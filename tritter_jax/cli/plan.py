@@ -89,7 +89,7 @@ def print_plan(console: Console, made: "Plan") -> None:
         if axis in maps:
             fresh = int(maps[axis].fresh.sum())
             copies = int(maps[axis].new.sum()) - fresh
-            note = f"{copies:,} copies" if copies else f"{fresh:,} fresh"
+            note = " and ".join(f"{n:,} {what}" for n, what in ((copies, "copies"), (fresh, "fresh")) if n)
         if axis == "layers" and made.new_layers:
             sources = ranges([made.stack.source[i] for i in made.new_layers])
             note = f"layers {ranges(made.new_layers)}, {made.depth} copies of old {sources}"

@@ -1,4 +1,4 @@
-"""Applying a plan: pure, jitted functions from a tree to a tree."""
+"""Applying a plan: pure, jitted functions from a tree to a tree, built from one that grows a single layer."""
 
 import zlib
 from collections.abc import Mapping
@@ -69,58 +69,76 @@ def _jitted(plan: Plan, quantity: Quantity, donate: bool) -> Any:
 
 def _grow_tree(plan: Plan, quantity: Quantity, tree: Tree) -> dict[str, Any]:
     flat = flatten(tree)
-    key = jax.random.key(plan.seed)
-    return nest({old.path: grow_array(flat[old.path], old, plan, quantity, key) for old, _ in plan.target_specs()})
+    return nest({old.path: _grow_stack(flat[old.path], old, plan, quantity) for old, _ in plan.target_specs()})
 
 
-def grow_array(
-    x: Float[Array, "..."], spec: ParamSpec, plan: Plan, quantity: Quantity, key: Key[Array, ""]
+def _grow_stack(x: Float[Array, "..."], spec: ParamSpec, plan: Plan, quantity: Quantity) -> Float[Array, "..."]:
+    if not spec.stacked:
+        return grow_layer(x, spec, plan, quantity, jnp.int32(0))
+    layer_map = plan.axis_maps(spec)[0]
+    if layer_map is not None:
+        x = jnp.take(x, layer_map.gather, axis=0)
+    layers = jnp.arange(x.shape[0], dtype=jnp.int32)
+    return jax.vmap(lambda one, layer: grow_layer(one, spec, plan, quantity, layer))(x, layers)
+
+
+def grow_layer(
+    x: Float[Array, "..."], spec: ParamSpec, plan: Plan, quantity: Quantity, layer: Array
 ) -> Float[Array, "..."]:
-    """One parameter grown: gathered and scaled along each of its axes, fresh entries filled.
+    """One layer of one parameter grown: gathered and scaled along each of its axes, fresh entries filled.
 
     Args:
-        x: the old array.
+        x: the old array of the layer that `layer` copies, without the stack axis.
         spec: its row in the source's table.
         plan: from `make_plan`.
         quantity: whether `x` moves as a weight or as a gradient.
-        key: key of the whole tree; the parameter's name is folded into it.
+        layer: index in the grown stack, int32; 0 for parameters outside the stack. What is drawn depends on the
+            plan's seed, the parameter's name and this.
     """
-    convert = quantity == "weight" and plan.target.dtype != plan.source.dtype
-    dtype = plan.target.dtype if convert else x.dtype
-    maps = {axis: along for axis, along in enumerate(plan.axis_maps(spec)) if along is not None}
+    along_axes = plan.axis_maps(spec)
+    layer_map, along_axes = (along_axes[0], along_axes[1:]) if spec.stacked else (None, along_axes)
+    maps = {axis: along for axis, along in enumerate(along_axes) if along is not None}
     wide = wide_dtype(x.dtype)
     y = x
     for axis, along in maps.items():
         y = jnp.take(y, along.gather, axis=axis)
     for axis, along in maps.items():
-        scale = along.weight if quantity == "weight" else along.gradient
-        if any(factor != 1.0 for factor in scale):
-            y = y.astype(wide) * _on_axis(jnp.asarray(scale, wide), axis, y.ndim, y.shape)
+        scale = along.factors(quantity)
+        if (scale != 1).any():
+            y = y.astype(wide) * _on_axis(jnp.asarray(scale, wide), axis, y.shape)
     if quantity == "weight":
-        for axis, along in maps.items():
-            if along.fill == "mean" and along.fresh.any():
-                y = _fill_mean(y, axis, along)
-        if any(along.fill == "random" and along.fresh.any() for along in maps.values()):
-            y = _fill_random(y, spec, maps, key)
-    return y.astype(dtype)
+        y = _fill(y, maps, partial(_key, plan.seed, spec.name, layer))
+    if layer_map is not None and (layer_map.factors(quantity) != 1).any():
+        factor = jnp.asarray(layer_map.factors(quantity), wide)[layer]
+        y = y.astype(wide) * jnp.broadcast_to(factor, y.shape)
+    convert = quantity == "weight" and plan.target.dtype != plan.source.dtype
+    return y.astype(plan.target.dtype if convert else x.dtype)
 
 
-def _on_axis(vector: Array, axis: int, ndim: int, shape: tuple[int, ...]) -> Array:
-    aligned = vector.reshape([-1 if i == axis else 1 for i in range(ndim)])
+def _on_axis(vector: Array, axis: int, shape: tuple[int, ...]) -> Array:
+    aligned = vector.reshape([-1 if i == axis else 1 for i in range(len(shape))])
     return jnp.broadcast_to(aligned, shape)
 
 
-def _fill_mean(y: Float[Array, "..."], axis: int, along: AxisMap) -> Float[Array, "..."]:
-    """Fresh entries (still 0 here) become the mean of the others along the axis."""
-    fresh = _on_axis(jnp.asarray(along.fresh), axis, y.ndim, y.shape)
-    mean = jnp.sum(y, axis=axis, keepdims=True) / jnp.asarray((~along.fresh).sum(), y.dtype)
-    return jnp.where(fresh, jnp.broadcast_to(mean, y.shape), y)
+def _key(seed: int, name: str, layer: Array) -> Key[Array, ""]:
+    own = jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return jax.random.fold_in(own, layer)
 
 
-def _fill_random(
-    y: Float[Array, "..."], spec: ParamSpec, maps: dict[int, AxisMap], key: Key[Array, ""]
-) -> Float[Array, "..."]:
-    """Fresh entries that may be anything are drawn with the spread of the old ones in the same layer.
+def _fill(y: Float[Array, "..."], maps: dict[int, AxisMap], key: Any) -> Float[Array, "..."]:
+    """Fresh entries, still 0, become what their axis asks for."""
+    for axis, along in maps.items():
+        if along.fill == "mean" and along.fresh.any():
+            fresh = _on_axis(jnp.asarray(along.fresh), axis, y.shape)
+            mean = jnp.mean(y, axis=axis, keepdims=True, where=~fresh)
+            y = jnp.where(fresh, jnp.broadcast_to(mean, y.shape), y)
+    if any(along.fill == "random" and along.fresh.any() for along in maps.values()):
+        y = _fill_random(y, maps, key())
+    return y
+
+
+def _fill_random(y: Float[Array, "..."], maps: dict[int, AxisMap], key: Key[Array, ""]) -> Float[Array, "..."]:
+    """Fresh entries that may be anything are drawn with the spread of the old ones.
 
     Where another axis asks for zero (what it would write is new), zero wins: that is what keeps the function.
     """
@@ -128,12 +146,10 @@ def _fill_random(
     silent: Bool[Array, "..."] = jnp.zeros(y.shape, bool)
     for axis, along in maps.items():
         if along.fill == "random":
-            free |= _on_axis(jnp.asarray(along.fresh), axis, y.ndim, y.shape)
+            free |= _on_axis(jnp.asarray(along.fresh), axis, y.shape)
         else:
-            silent |= _on_axis(jnp.asarray(np.asarray(along.weight) == 0), axis, y.ndim, y.shape)
+            silent |= _on_axis(jnp.asarray(np.asarray(along.weight) == 0), axis, y.shape)
     wide = y.astype(wide_dtype(y.dtype))
-    within = tuple(range(1, y.ndim)) if spec.stacked else tuple(range(y.ndim))
-    mean_square = jnp.mean(jnp.square(wide), axis=within, keepdims=True, where=~free)
-    own_key = jax.random.fold_in(key, zlib.crc32(spec.name.encode()))
-    draw = jax.random.normal(own_key, y.shape, wide.dtype) * jnp.broadcast_to(jnp.sqrt(mean_square), y.shape)
+    spread = jnp.sqrt(jnp.mean(jnp.square(wide), where=~free))
+    draw = jax.random.normal(key, y.shape, wide.dtype) * jnp.broadcast_to(spread, y.shape)
     return jnp.where(free & ~silent, draw, wide)

@@ -63,6 +63,10 @@ class AxisMap:
         first[np.unique(np.asarray(self.source), return_index=True)[1]] = True
         return ~first | self.fresh
 
+    def factors(self, quantity: Literal["weight", "gradient"]) -> Float[np.ndarray, " new"]:
+        """The factor of every entry for what is moved."""
+        return np.asarray(self.weight if quantity == "weight" else self.gradient)
+
     @cached_property
     def share(self) -> Float[np.ndarray, " new"]:
         """`weight * gradient`: the part of the old entry that each copy carries; sums to 1 over the copies."""

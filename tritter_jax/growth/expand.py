@@ -5,17 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import tprog.flax
 from tprog import ModelConfig, size_label
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
 from tprog.writer import SHARD_SIZE, write_checkpoint
 
-from tritter_jax.growth.apply import grow
 from tritter_jax.growth.drift import Drift, logits, measure_drift, precision, sample_tokens
 from tritter_jax.growth.plan import Plan, make_plan
 from tritter_jax.growth.record import plan_to_record
+from tritter_jax.growth.stream import grown_tensors
 
 Progress = Callable[[str], None]
 
@@ -68,28 +67,26 @@ def expand(
     plan = make_plan(checkpoint.config, target, **choices)
     tokens = sample_tokens(checkpoint.config, seed=plan.seed)
     with precision(plan.source.dtype), precision(plan.target.dtype):
-        progress("reading the source")
-        params = tprog.flax.load(checkpoint)
-        before = logits(params, tokens, plan.source) if verify else None
-        progress("growing")
-        grown = jax.block_until_ready(grow(params, plan))
-        del params
+        before = None
+        if verify:
+            progress("running the source")
+            before = logits(tprog.flax.load(checkpoint), tokens, plan.source)
         measured: list[Drift] = []
 
         def check(written: Path) -> Progressive | None:
             if before is None:
                 return None
-            progress("running both models")
+            progress("running the result")
             after = logits(tprog.flax.load(written), tokens, plan.target)
             measured.append(measure_drift(before, after))
             measured[0].check(plan.guarantee, where=f"{destination}")
             return grown_metadata(checkpoint.progressive, plan, measured[0])
 
-        progress("writing")
+        progress("growing and writing")
         path = write_checkpoint(
             destination,
             plan.target,
-            tprog.flax.to_tensors(grown, plan.target),
+            grown_tensors(checkpoint, plan),
             progressive=grown_metadata(checkpoint.progressive, plan, None),
             shard_size=shard_size,
             overwrite=overwrite,
