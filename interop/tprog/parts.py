@@ -106,6 +106,19 @@ class Parts:
             )
 
 
+def present_parts(directory: Path, progressive: Progressive) -> tuple[str, ...]:
+    """Names of the parts whose files are there, whatever is in them."""
+    endings = (".safetensors", ".safetensors.index.json")
+    names = [
+        part for part, stem in TENSOR_PARTS.items() if any((directory / f"{stem}{end}").exists() for end in endings)
+    ]
+    if "fisher" not in names and (directory / _minimal_fisher_name(progressive)).is_file():
+        names.append("fisher")
+    names += [part for part, file in JSON_PARTS.items() if (directory / file).exists()]
+    names += [part for part, file in (("rng_pickle", RNG_STATE), ("hooks", HOOKS)) if (directory / file).exists()]
+    return tuple(names)
+
+
 def read_tensors(directory: Path, part: str, config: ModelConfig, progressive: Progressive) -> TensorSet | None:
     """Open one of the parts that are tensors; None where the checkpoint has none.
 
@@ -180,9 +193,15 @@ def _optimizer_misfit(name: str, spec: TensorSpec, shapes: Mapping[str, tuple[in
     return None
 
 
-def _minimal_fisher(directory: Path, progressive: Progressive) -> TensorSet | None:
+def _minimal_fisher_name(progressive: Progressive) -> str:
     extra = (progressive.ewc_config.model_extra if progressive.ewc_config else None) or {}
     name = extra.get(MINIMAL_FISHER)
-    if not isinstance(name, str) or not name.endswith(".safetensors"):
+    return name if isinstance(name, str) and name.endswith(".safetensors") else ""
+
+
+def _minimal_fisher(directory: Path, progressive: Progressive) -> TensorSet | None:
+    name = _minimal_fisher_name(progressive)
+    if not name:
         return None
-    return find_part(directory, safe_file(directory, name).relative_to(directory).as_posix()[: -len(".safetensors")])
+    path = safe_file(directory, name).relative_to(directory).as_posix()
+    return find_part(directory, path.removesuffix(".safetensors"))

@@ -16,7 +16,6 @@ from tprog.layout import (
     HF_WEIGHTS,
     HOOKS,
     INDEX,
-    JSON_PARTS,
     PROGRESSIVE,
     RNG_STATE,
     SAVE_ID,
@@ -25,7 +24,7 @@ from tprog.layout import (
     WEIGHTS,
 )
 from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches
-from tprog.parts import Parts, read_json_part, read_tensors
+from tprog.parts import Parts, present_parts, read_json_part, read_tensors
 from tprog.paths import safe_file
 from tprog.schema import Progressive, read_progressive
 from tprog.source import main_dtype
@@ -93,9 +92,7 @@ class Checkpoint:
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the optional parts that the checkpoint has."""
-        named = [name for name in TENSOR_PARTS if self._find(name) is not None]
-        named += [name for name, file in JSON_PARTS.items() if (self.path / file).exists()]
-        return tuple(named + (["hooks"] if (self.path / HOOKS).exists() else []))
+        return present_parts(self.path, self.progressive)
 
     @property
     def scheduler(self) -> dict[str, Any] | None:

@@ -1,0 +1,275 @@
+"""Everything that is wrong with a checkpoint, found at once; and an index rebuilt from its shards."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tprog.dtypes import same_bits
+from tprog.errors import FormatError, TritterError
+from tprog.hashing import hash_file
+from tprog.jsonio import read_json, write_json
+from tprog.layout import INDEX, PROGRESSIVE, RNG_STATE, TENSOR_PARTS
+from tprog.paths import safe_file
+from tprog.reader import open_checkpoint
+from tprog.schema import FileRecord, Manifest, read_progressive, write_progressive
+from tprog.tensorfile import TensorFile
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
+_CHUNK = 1 << 23
+# Of each float dtype the bits that are all ones where a value is infinite or no number.
+_SPECIAL = {
+    "float64": 0x7FF0_0000_0000_0000,
+    "float32": 0x7F80_0000,
+    "bfloat16": 0x7F80,
+    "float16": 0x7C00,
+    "float8_e5m2": 0x7C,
+    "float8_e4m3fn": 0x7F,
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong: the file it concerns, by its name in the directory, and what."""
+
+    file: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.problem}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `verify` found.
+
+    Args:
+        path: the directory.
+        findings: all that is wrong; empty where nothing is.
+        files: number of files read.
+        nbytes: their length.
+        tensors: number of tensors looked at.
+        checksums: number of files whose checksum is on record, and was compared.
+    """
+
+    path: Path
+    findings: tuple[Finding, ...]
+    files: int
+    nbytes: int
+    tensors: int
+    checksums: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.findings
+
+
+def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> Report:
+    """Check a checkpoint in full: structure, names, shapes, dtypes, checksums, and that every number is finite.
+
+    Args:
+        path: a checkpoint of any kind that `open_checkpoint` reads.
+        checksums: whether to hash the files that the manifest lists.
+        finite: whether to look at every value.
+
+    Raises:
+        FormatError: it is not a directory.
+
+    Example:
+        >>> import tempfile
+        >>> from tprog.config import ModelConfig
+        >>> from tprog.numpy import save
+        >>> from tprog.params import hf_tensors
+        >>> config = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
+        ...                      vocab_size=16)
+        >>> arrays = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in hf_tensors(config)}
+        >>> saved = save(Path(tempfile.mkdtemp(), "a.tprog"), arrays, config)
+        >>> verify(saved).ok
+        True
+        >>> _ = (saved / "config.json").write_text("{}")
+        >>> [finding.file for finding in verify(saved).findings]
+        ['config.json', 'config.json']
+    """
+    directory = Path(path).expanduser().resolve()
+    if not directory.is_dir():
+        raise FormatError(path, expected="a model directory", got="none", remedy="Check the path.")
+    files = sorted(_files(directory))
+    findings = dict.fromkeys(_structure(directory))
+    tensors = 0
+    for name in files:
+        if name.endswith(".safetensors"):
+            count, found = _tensor_file(directory, name, finite)
+            tensors += count
+            findings |= dict.fromkeys(found)
+        elif name.endswith(".json"):
+            findings |= dict.fromkeys(_caught(name, lambda name=name: read_json(safe_file(directory, name))))
+    manifest = _manifest(directory)
+    if manifest is not None:
+        findings |= dict.fromkeys(_recorded(directory, manifest, files, checksums))
+    return Report(
+        path=directory,
+        findings=tuple(sorted(findings, key=lambda finding: finding.file)),
+        files=len(files),
+        nbytes=sum((directory / name).stat().st_size for name in files),
+        tensors=tensors,
+        checksums=len(manifest.files) if manifest is not None and checksums else 0,
+    )
+
+
+def repair_index(path: str | Path) -> Path:
+    """Rebuild model.safetensors.index.json from the headers of the weights files, and its entry in the manifest.
+
+    Returns:
+        The index.
+
+    Raises:
+        FormatError: there are no weights, a shard is missing or broken, or two hold the same tensor.
+    """
+    directory = Path(path).expanduser().resolve()
+    weight_map: dict[str, str] = {}
+    total = 0
+    for name in _complete_set(directory):
+        for tensor, spec in TensorFile.open(safe_file(directory, name)).specs.items():
+            if tensor in weight_map:
+                raise FormatError(
+                    directory, expected="each tensor in one file", got=f"{tensor} in {weight_map[tensor]} and {name}",
+                    remedy="Remove the file that does not belong to this model.",
+                )  # fmt: skip
+            weight_map[tensor] = name
+            total += spec.nbytes
+    temporary = directory / f".{INDEX}.tmp"
+    write_json(temporary, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    temporary.replace(directory / INDEX)
+    _record(directory, INDEX)
+    return directory / INDEX
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no value is infinite or not a number; integers always are. Works in bounded memory.
+
+    Example:
+        >>> is_finite(np.array([1.0, np.inf])), is_finite(np.array([1, 2]))
+        (False, True)
+    """
+    mask = _SPECIAL.get(array.dtype.name)
+    if mask is None:
+        return True
+    flat = same_bits(array.reshape(-1))
+    special = flat.dtype.type(mask)
+    chunks = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
+    return not any(bool(((chunk & special) == special).any()) for chunk in chunks)
+
+
+def _files(directory: Path) -> Iterator[str]:
+    for root, _, names in os.walk(directory):
+        for name in names:
+            yield Path(root, name).relative_to(directory).as_posix()
+
+
+def _structure(directory: Path) -> list[Finding]:
+    try:
+        checkpoint = open_checkpoint(directory)
+    except TritterError as error:
+        return _findings(directory, error)
+    findings = []
+    for part in TENSOR_PARTS:
+        if part in checkpoint.parts:
+            findings += _caught(TENSOR_PARTS[part], lambda part=part: checkpoint.part(part), directory)
+    if "rng_pickle" in checkpoint.parts and "rng_state" not in checkpoint.parts:
+        findings.append(Finding(RNG_STATE, "has no copy in rng_state.safetensors, which is what JAX reads"))
+    return findings
+
+
+def _findings(directory: Path, error: TritterError) -> list[Finding]:
+    where, _, field = error.where.removeprefix(str(directory)).lstrip("/").partition(": ")
+    if error.findings:
+        return [Finding(where or ".", finding) for finding in error.findings]
+    return [Finding(where or ".", f"{field and field + ': '}expected {error.expected}, got {error.got}")]
+
+
+def _caught(name: str, action: Callable[[], object], directory: Path = Path()) -> list[Finding]:
+    try:
+        action()
+    except TritterError as error:
+        return _findings(directory, error) if error.findings else [_finding(name, error)]
+    return []
+
+
+def _finding(name: str, error: TritterError) -> Finding:
+    return Finding(name, f"expected {error.expected}, got {error.got}")
+
+
+def _tensor_file(directory: Path, name: str, finite: bool) -> tuple[int, list[Finding]]:
+    try:
+        file = TensorFile.open(safe_file(directory, name))
+    except TritterError as error:
+        return 0, [_finding(name, error)]
+    bad = [tensor for tensor in file.specs if finite and not is_finite(file.tensor(tensor))]
+    return len(file.specs), [Finding(name, f"{tensor} holds values that are not finite") for tensor in bad]
+
+
+def _manifest(directory: Path) -> Manifest | None:
+    try:
+        return read_progressive(directory / PROGRESSIVE).manifest
+    except TritterError:
+        return None
+
+
+def _recorded(directory: Path, manifest: Manifest, files: list[str], checksums: bool) -> Iterator[Finding]:
+    for name, record in manifest.files.items():
+        try:
+            path = safe_file(directory, name)
+            size = path.stat().st_size
+        except (OSError, TritterError):
+            yield Finding(name, "is on record, but is not there")
+            continue
+        if size != record.bytes:
+            yield Finding(name, f"has {size} bytes, on record are {record.bytes}")
+        elif checksums:
+            try:
+                digest = hash_file(path)[1]
+            except TritterError as error:
+                yield _finding(name, error)
+                continue
+            if digest != record.sha256:
+                yield Finding(name, f"has checksum {digest[:16]}…, on record is {record.sha256[:16]}…")
+    for name in files:
+        if name not in manifest.files and name.endswith((".safetensors", ".pt", ".py")):
+            yield Finding(name, "is there, but not on record")
+
+
+def _complete_set(directory: Path) -> list[str]:
+    """The weights files of a directory, every shard of them."""
+    names = sorted(path.name for path in directory.glob("*.safetensors"))
+    matches = [match for match in map(_SHARD.fullmatch, names) if match]
+    sets = {(match["stem"], int(match["count"])) for match in matches}
+    if len(names) == 1 and not matches:
+        return names
+    if len(sets) == 1 and len(matches) == len(names):
+        (_, count) = next(iter(sets))
+        due = set(range(1, count + 1))
+        if {int(match["number"]) for match in matches} == due:
+            return names
+    raise FormatError(
+        directory, expected="one weights file, or every shard of one set", got=", ".join(names) or "none",
+        remedy="Fetch the missing shards, or remove what does not belong.",
+    )  # fmt: skip
+
+
+def _record(directory: Path, name: str) -> None:
+    path = directory / PROGRESSIVE
+    if not path.is_file():
+        return
+    progressive = read_progressive(path)
+    if progressive.manifest is None:
+        return
+    size, digest = hash_file(directory / name)
+    files = dict(progressive.manifest.files) | {name: FileRecord(bytes=size, sha256=digest)}
+    manifest = progressive.manifest.model_copy(update={"files": files})
+    temporary = directory / f".{PROGRESSIVE}.tmp"
+    write_progressive(temporary, progressive.model_copy(update={"manifest": manifest}))
+    temporary.replace(path)
