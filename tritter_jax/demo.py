@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from tprog.params import Axis, flatten, nest
 
 from tritter_jax.growth import Plan, describe, grow, make_plan
 from tritter_jax.growth.axis_map import axis_map
-from tritter_jax.growth.drift import logits, measure_drift, sample_tokens
+from tritter_jax.growth.drift import measure_drift, sample_tokens
 from tritter_jax.growth.expand import expand
-from tritter_jax.model import init_params
+from tritter_jax.model import apply, init_params
 
 SOURCE = ModelConfig(
     family="llama",
@@ -83,9 +84,9 @@ def run_demo(directory: Path, *, seed: int, progress: Callable[[str], None]) -> 
 
     progress("comparing in JAX")
     tokens = sample_tokens(SOURCE, batch=4, length=64, seed=seed)
-    before = logits(tprog.flax.load(small), tokens, SOURCE)
-    after = logits(tprog.flax.load(large), tokens, TARGET)
-    naive = logits(grow(params, net2net(done.plan)), tokens, TARGET)
+    before = _logits(tprog.flax.load(small), tokens, SOURCE)
+    after = _logits(tprog.flax.load(large), tokens, TARGET)
+    naive = _logits(grow(params, net2net(done.plan)), tokens, TARGET)
     rows = [
         Row("JAX: grown against source", measure_drift(before, after).max_relative, "<", 1e-5),
         Row("JAX, float64: grown against source", _float64_drift(params, done.plan, tokens), "<", 1e-12),
@@ -131,6 +132,10 @@ def transformers_logits(path: Path, tokens: np.ndarray) -> np.ndarray:
         return model(torch.from_numpy(tokens).long()).logits.float().numpy()
 
 
+def _logits(params: dict[str, Any], tokens: np.ndarray, config: ModelConfig) -> jax.Array:
+    return jax.jit(partial(apply, config=config))(params, jnp.asarray(tokens))
+
+
 def _lived_in(params: dict[str, Any], seed: int) -> dict[str, Any]:
     """Norm gains away from 1, as training would leave them: a fresh model's gains of 1 would hide errors in them."""
     keys = jax.random.split(jax.random.key(seed + 1), len(flatten(params)))
@@ -152,8 +157,8 @@ def _float64_drift(params: dict[str, Any], plan: Plan, tokens: np.ndarray) -> fl
     )
     with jax.enable_x64(True):
         doubled = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), params)
-        before = logits(doubled, tokens, wide.source)
-        return measure_drift(before, logits(grow(doubled, wide), tokens, wide.target)).max_relative
+        before = _logits(doubled, tokens, wide.source)
+        return measure_drift(before, _logits(grow(doubled, wide), tokens, wide.target)).max_relative
 
 
 def _difference(one: np.ndarray, other: np.ndarray) -> float:

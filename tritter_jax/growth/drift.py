@@ -1,9 +1,7 @@
 """How far the function of a grown model has moved: both models on the same tokens."""
 
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,9 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tprog import ModelConfig, VerificationError
 
-from tritter_jax.dtypes import wide_dtype
 from tritter_jax.growth.guarantee import Guarantee
-from tritter_jax.model import apply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +58,7 @@ def precision(dtype: str) -> AbstractContextManager[Any]:
     return jax.enable_x64(jnp.dtype(dtype) == jnp.float64 or jax.config.read("jax_enable_x64"))
 
 
-def logits(params: Mapping[str, Any], tokens: Int[np.ndarray, "b s"], config: ModelConfig) -> Float[Array, "b s v"]:
-    """Logits computed in float32 (float64 for float64 weights), layer by layer, from weights as they are stored."""
-    compute = wide_dtype(config.dtype).name
-    return jax.jit(partial(apply, config=config, dtype=compute))(params, jnp.asarray(tokens))
-
-
-def measure_drift(before: Float[Array, "b s v"], after: Float[Array, "b s v"]) -> Drift:
+def measure_drift(before: Float[Array | np.ndarray, "b s v"], after: Float[Array | np.ndarray, "b s v"]) -> Drift:
     """Compare the logits of a source and of what it grew into.
 
     Example:

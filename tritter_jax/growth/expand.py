@@ -5,16 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import tprog.flax
 from tprog import ModelConfig, size_label
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
 from tprog.writer import SHARD_SIZE, write_checkpoint
 
-from tritter_jax.growth.drift import Drift, logits, measure_drift, precision, sample_tokens
+from tritter_jax.growth.drift import Drift, measure_drift, precision, sample_tokens
 from tritter_jax.growth.plan import Plan, make_plan
 from tritter_jax.growth.record import plan_to_record
 from tritter_jax.growth.stream import grown_tensors
+from tritter_jax.model import logits_by_layer
 
 Progress = Callable[[str], None]
 
@@ -70,14 +70,14 @@ def expand(
         before = None
         if verify:
             progress("running the source")
-            before = logits(tprog.flax.load(checkpoint), tokens, plan.source)
+            before = logits_by_layer(checkpoint.tensor, tokens, plan.source)
         measured: list[Drift] = []
 
         def check(written: Path) -> Progressive | None:
             if before is None:
                 return None
             progress("running the result")
-            after = logits(tprog.flax.load(written), tokens, plan.target)
+            after = logits_by_layer(open_checkpoint(written).tensor, tokens, plan.target)
             measured.append(measure_drift(before, after))
             measured[0].check(plan.guarantee, where=f"{destination}")
             return grown_metadata(checkpoint.progressive, plan, measured[0])

@@ -83,7 +83,7 @@ class Decoder(TableModule):
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         turn = rotation(config, positions, x.dtype)
-        mask = _attention_mask(tokens, attention_mask, config.sliding_window)
+        mask = visible_keys(tokens, attention_mask, config.sliding_window)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
@@ -95,9 +95,10 @@ class Decoder(TableModule):
         return x @ output.astype(x.dtype)
 
 
-def _attention_mask(
+def visible_keys(
     tokens: Int[Array, "b s"], keep: Shaped[Array, "b s"] | None, window: int | None
 ) -> Bool[Array, "b 1 s s"]:
+    """True where a query (third axis) may see a key (fourth): not after it, not padding, not out of its window."""
     batch, length = tokens.shape
     query, key = jnp.arange(length)[:, None], jnp.arange(length)[None, :]
     visible = jnp.broadcast_to(key, (length, length)) <= jnp.broadcast_to(query, (length, length))

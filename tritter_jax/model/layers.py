@@ -45,6 +45,30 @@ def project(
     return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
 
+def attend(
+    q_BSHK: Float[Array, "b s h k"],
+    k_BTNK: Float[Array, "b t n k"],
+    v_BTNK: Float[Array, "b t n k"],
+    mask: Bool[Array, "b 1 s t"],
+) -> Float[Array, "b s h k"]:
+    """Scaled dot-product attention; consecutive query heads share a key and value head.
+
+    Scores and softmax are at least float32. `jax.nn.dot_product_attention` computes its softmax in float32 even for
+    float64, and gradients in float64 would then be no better than float32's.
+
+    Source: Vaswani et al. 2017, "Attention Is All You Need", equation 1; Ainslie et al. 2023, "GQA".
+    """
+    batch, length, heads, width = q_BSHK.shape
+    wide = wide_dtype(q_BSHK.dtype)
+    q_BSNGK = q_BSHK.reshape(batch, length, k_BTNK.shape[2], -1, width)
+    scores_BNGST = jnp.einsum("bsngk,btnk->bngst", q_BSNGK, k_BTNK, preferred_element_type=wide)
+    scores_BNGST *= jnp.asarray(width**-0.5, wide)
+    hidden = jnp.asarray(jnp.finfo(wide).min / 2, wide)
+    seen = jnp.broadcast_to(mask[:, :, None], scores_BNGST.shape)
+    weights_BNGST = jax.nn.softmax(jnp.where(seen, scores_BNGST, hidden), axis=-1).astype(v_BTNK.dtype)
+    return jnp.einsum("bngst,btnk->bsngk", weights_BNGST, v_BTNK).reshape(batch, length, heads, width)
+
+
 class Attention(TableModule):
     """Causal grouped-query attention with rotary embedding."""
 
@@ -61,8 +85,7 @@ class Attention(TableModule):
         if (gain := self.optional("key_norm")) is not None:
             k_BTNK = rms_norm(k_BTNK, gain, config.norm_eps)
         q_BSHK, k_BTNK = rotate(q_BSHK, rotation), rotate(k_BTNK, rotation)
-        with jax.numpy_dtype_promotion("standard"):  # jax's own code promotes bfloat16 to float32 inside
-            y_BSHK = jax.nn.dot_product_attention(q_BSHK, k_BTNK, v_BTNK, mask=mask)
+        y_BSHK = attend(q_BSHK, k_BTNK, v_BTNK, mask)
         if (gain := self.optional("sub_norm")) is not None:
             flat = y_BSHK.reshape(*y_BSHK.shape[:2], -1)
             y_BSHK = rms_norm(flat, gain.reshape(-1), config.norm_eps).reshape(y_BSHK.shape)
