@@ -3,6 +3,7 @@
 Every field but `format_version`, `model_family` and `current_size` is optional; unknown fields survive a round trip.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,6 +206,19 @@ def write_progressive(path: Path, progressive: Progressive) -> None:
     write_json(path, progressive.to_json())
 
 
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of progressive.json; `python -m tprog.schema` prints it.
+
+    Example:
+        >>> json_schema()["required"]
+        ['format_version', 'model_family', 'current_size']
+    """
+    schema = Progressive.model_json_schema(by_alias=True)
+    # Read files must name their version, though a new object need not.
+    schema["required"] = ["format_version", *schema["required"]]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
+
+
 def upgrade(data: Mapping[str, Any]) -> dict[str, Any]:
     """The earlier minimal schema in the names of the present one; what has no place in it is kept as it is.
 
@@ -287,3 +301,7 @@ def _validate(kind: type[_T], data: Mapping[str, Any], where: object) -> _T:
         remedy="Mend these fields, or delete the file to open the directory with default metadata:",
         findings=findings,
     )
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=2))

@@ -2,10 +2,6 @@
 
 import errno
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -166,55 +162,3 @@ def test_modes_follow_the_umask(tmp_path):
         os.umask(old)
     assert path.stat().st_mode & 0o777 == 0o755
     assert {file.stat().st_mode & 0o777 for file in path.iterdir()} == {0o644}
-
-
-SAVER = """
-import sys
-from pathlib import Path
-from tests.tprog.files import random_arrays, small_config
-from tprog.writer import write_checkpoint
-config = small_config()
-seed = int(sys.argv[2])
-print("ready", flush=True)
-while True:
-    write_checkpoint(Path(sys.argv[1]), config, random_arrays(config, seed), overwrite=True, shard_size=1000)
-    print(seed, flush=True)
-    seed += 1
-"""
-
-
-@pytest.mark.parametrize("kills", [8, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_killed_save_keeps_a_whole_checkpoint(tmp_path, kills):
-    """SIGKILL at random moments of a process that overwrites in a loop: what is there is one save, unmixed."""
-    import random
-
-    path = tmp_path / "a.tprog"
-    write_checkpoint(path, CONFIG, random_arrays(CONFIG, 0))
-    valid = {0}
-    chooser = random.Random(7)
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    for kill in range(kills):
-        first = 1 + 1000 * kill
-        saver = subprocess.Popen(
-            [sys.executable, "-c", SAVER, str(path), str(first)], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert saver.stdout is not None
-        assert saver.stdout.readline() == "ready\n"
-        time.sleep(chooser.uniform(0, 0.15))
-        saver.send_signal(signal.SIGKILL)
-        saver.wait()
-        done = [int(line) for line in saver.stdout.read().split()]
-        saver.stdout.close()
-        latest = done[-1] if done else None
-        # The last that was reported, or the one that was just being put in place.
-        valid = {latest, latest + 1} if latest is not None else valid | {first}
-        loaded = tprog.numpy.load(path)
-        matching = {seed for seed in valid if _equal(loaded, random_arrays(CONFIG, seed))}
-        assert matching, f"none of saves {valid} is there whole"
-        valid = matching
-    write_checkpoint(path, CONFIG, random_arrays(CONFIG, 5), overwrite=True)
-    assert names(tmp_path) == ["a.tprog"]
-
-
-def _equal(one: dict, other: dict) -> bool:
-    return all(one[name].tobytes() == array.tobytes() for name, array in other.items())

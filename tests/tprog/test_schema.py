@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import tprog.schema
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tprog import named_size
 from tprog.errors import FormatError
-from tprog.schema import Expansion, Progressive, parse_progressive, read_progressive, write_progressive
+from tprog.schema import Expansion, Progressive, json_schema, parse_progressive, read_progressive, write_progressive
 
 DATA = Path(__file__).parent / "data"
 FINAL = json.loads((DATA / "progressive_final.json").read_text())
@@ -169,3 +170,16 @@ def test_with_fields_checks_and_writes_our_own_fields():
     assert parse_progressive(progressive.to_json()).expansion_history[0].measured_drift == {"relative": 1e-7}
     with pytest.raises(FormatError, match="steps"):
         progressive.with_fields(training_progress={"steps": -1})
+
+
+def test_the_exported_json_schema_is_current():
+    stored = json.loads((Path(tprog.schema.__file__).parents[1] / "progressive.schema.json").read_text())
+    assert stored == json_schema(), "run `python -m tprog.schema > interop/progressive.schema.json`"
+
+
+def test_the_json_schema_says_what_the_models_say():
+    schema = json_schema()
+    assert schema["properties"].keys() == set(Progressive.model_fields)
+    assert "lambda" in schema["$defs"]["EWCConfig"]["properties"]
+    assert schema["required"] == ["format_version", "model_family", "current_size"]
+    assert schema["additionalProperties"] is True
