@@ -1,6 +1,6 @@
 """The registry of cases: every model x every growth that the library's own registries name.
 
-A new row in `tprog.FAMILIES`, `growth.WIDTH`, `growth.SPLITS`, `growth.DEPTH` or `growth.POSITIONS` is a new case here.
+A new row in `tprog.FAMILIES` or in WIDTH, SPLITS, DEPTH or POSITIONS of `tritter_jax.growth` is a new case here.
 """
 
 from collections.abc import Iterator

@@ -1,13 +1,17 @@
-"""Applying a plan: pure, jitted functions from a tree to a tree, built from one that grows a single layer."""
+"""Applying a plan: one jitted function a parameter, built from one that grows a single layer of it."""
 
+import math
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Key
 from tprog import ParamSpec, check_tree
 from tprog.params import flatten, nest
@@ -23,12 +27,13 @@ Quantity = Literal["weight", "gradient"]
 def grow(params: Tree, plan: Plan, *, donate: bool = False) -> dict[str, Any]:
     """The grown parameters: in `plan.target.dtype` where it is not the source's, else each in its own.
 
-    Scales are multiplied in float32 (float64 for float64) and rounded once.
+    Scales are multiplied in float32 (float64 for float64) and rounded once. A parameter that is sharded over a mesh
+    stays sharded alike, along every axis whose new length the mesh divides.
 
     Args:
         params: tree of arrays of `plan.source`.
         plan: from `make_plan`.
-        donate: let go of `params`, whose buffers may then be reused.
+        donate: free each old parameter as soon as its grown one is computed; `params` is of no use afterwards.
 
     Raises:
         ParameterError: `params` is not a tree of `plan.source`.
@@ -46,7 +51,7 @@ def grow(params: Tree, plan: Plan, *, donate: bool = False) -> dict[str, Any]:
         (3, 40, 48)
     """
     check_tree(params, plan.source, where="the parameters to grow")
-    return _jitted(plan, "weight", donate)(params)
+    return _grow_tree(params, plan, "weight", donate=donate)
 
 
 def map_gradients(gradients: Tree, plan: Plan) -> dict[str, Any]:
@@ -59,60 +64,114 @@ def map_gradients(gradients: Tree, plan: Plan) -> dict[str, Any]:
         ParameterError: `gradients` is not a tree of `plan.source`.
     """
     check_tree(gradients, plan.source, where="the gradients to map")
-    return _jitted(plan, "gradient", False)(gradients)
+    return _grow_tree(gradients, plan, "gradient")
 
 
-@lru_cache(maxsize=32)
-def _jitted(plan: Plan, quantity: Quantity, donate: bool) -> Any:
-    return jax.jit(partial(_grow_tree, plan, quantity), donate_argnums=(0,) if donate else ())
+def _grow_tree(tree: Tree, plan: Plan, quantity: Quantity, *, donate: bool = False) -> dict[str, Any]:
+    flat, grown = flatten(tree), {}
+    for old, new in plan.target_specs():
+        x = flat[old.path]
+        growth = leaf_growth(plan, old, quantity)
+        concrete = isinstance(x, jax.Array) and not isinstance(x, Tracer)
+        sharding = _kept_sharding(x.sharding, new.shape) if concrete else None
+        reuse = donate and concrete and new.shape == x.shape and growth.dtype in (None, x.dtype.name)
+        grown[old.path] = _compiled(growth, sharding, reuse)(x)
+        if donate and concrete and not x.is_deleted():
+            x.delete()
+    return nest(grown)
 
 
-def _grow_tree(plan: Plan, quantity: Quantity, tree: Tree) -> dict[str, Any]:
-    flat = flatten(tree)
-    return nest({old.path: _grow_stack(flat[old.path], old, plan, quantity) for old, _ in plan.target_specs()})
+def _kept_sharding(sharding: jax.sharding.Sharding, shape: tuple[int, ...]) -> NamedSharding | None:
+    """The same sharding for an array of another shape, without the axes that the mesh does not divide."""
+    if not isinstance(sharding, NamedSharding) or len(sharding.device_set) == 1:
+        return None
+    spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    for axis, names in enumerate(spec):
+        over = (names,) if isinstance(names, str) else names or ()
+        if shape[axis] % math.prod(sharding.mesh.shape[name] for name in over):
+            spec[axis] = None
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec), memory_kind=sharding.memory_kind)
 
 
-def _grow_stack(x: Float[Array, "..."], spec: ParamSpec, plan: Plan, quantity: Quantity) -> Float[Array, "..."]:
-    if not spec.stacked:
-        return grow_layer(x, spec, plan, quantity, jnp.int32(0))
-    layer_map = plan.axis_maps(spec)[0]
-    if layer_map is not None:
-        x = jnp.take(x, layer_map.gather, axis=0)
+@dataclass(frozen=True, kw_only=True)
+class LeafGrowth:
+    """All that a plan says of one parameter: what is compiled for it is shared by every plan that says the same.
+
+    Args:
+        name: the parameter's dotted path.
+        stacked: whether axis 0 counts layers.
+        maps: the map along each axis; None where it stays as it is.
+        quantity: whether the parameter moves as a weight or as a gradient.
+        seed: seed of what is drawn.
+        dtype: dtype of the result; the parameter's own when None.
+    """
+
+    name: str
+    stacked: bool
+    maps: tuple[AxisMap | None, ...]
+    quantity: Quantity
+    seed: int
+    dtype: str | None
+
+
+def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
+    """The part of a plan that concerns one parameter.
+
+    Args:
+        plan: from `make_plan`.
+        spec: the parameter's row in the source's table.
+        quantity: whether it moves as a weight or as a gradient.
+    """
+    convert = quantity == "weight" and plan.target.dtype != plan.source.dtype
+    return LeafGrowth(
+        name=spec.name,
+        stacked=spec.stacked,
+        maps=plan.axis_maps(spec),
+        quantity=quantity,
+        seed=plan.seed,
+        dtype=plan.target.dtype if convert else None,
+    )
+
+
+@lru_cache(maxsize=512)
+def _compiled(growth: LeafGrowth, sharding: NamedSharding | None, reuse: bool) -> Any:
+    return jax.jit(partial(_grow_stack, growth=growth), out_shardings=sharding, donate_argnums=(0,) if reuse else ())
+
+
+def _grow_stack(x: Float[Array, "..."], growth: LeafGrowth) -> Float[Array, "..."]:
+    if not growth.stacked:
+        return grow_layer(x, growth, jnp.int32(0))
+    if growth.maps[0] is not None:
+        x = jnp.take(x, growth.maps[0].gather, axis=0)
     layers = jnp.arange(x.shape[0], dtype=jnp.int32)
-    return jax.vmap(lambda one, layer: grow_layer(one, spec, plan, quantity, layer))(x, layers)
+    return jax.vmap(lambda one, layer: grow_layer(one, growth, layer))(x, layers)
 
 
-def grow_layer(
-    x: Float[Array, "..."], spec: ParamSpec, plan: Plan, quantity: Quantity, layer: Array
-) -> Float[Array, "..."]:
+def grow_layer(x: Float[Array, "..."], growth: LeafGrowth, layer: Array) -> Float[Array, "..."]:
     """One layer of one parameter grown: gathered and scaled along each of its axes, fresh entries filled.
 
     Args:
         x: the old array of the layer that `layer` copies, without the stack axis.
-        spec: its row in the source's table.
-        plan: from `make_plan`.
-        quantity: whether `x` moves as a weight or as a gradient.
+        growth: from `leaf_growth`.
         layer: index in the grown stack, int32; 0 for parameters outside the stack. What is drawn depends on the
             plan's seed, the parameter's name and this.
     """
-    along_axes = plan.axis_maps(spec)
-    layer_map, along_axes = (along_axes[0], along_axes[1:]) if spec.stacked else (None, along_axes)
+    layer_map, along_axes = (growth.maps[0], growth.maps[1:]) if growth.stacked else (None, growth.maps)
     maps = {axis: along for axis, along in enumerate(along_axes) if along is not None}
     wide = wide_dtype(x.dtype)
     y = x
     for axis, along in maps.items():
         y = jnp.take(y, along.gather, axis=axis)
     for axis, along in maps.items():
-        scale = along.factors(quantity)
+        scale = along.factors(growth.quantity)
         if (scale != 1).any():
             y = y.astype(wide) * _on_axis(jnp.asarray(scale, wide), axis, y.shape)
-    if quantity == "weight":
-        y = _fill(y, maps, partial(_key, plan.seed, spec.name, layer))
-    if layer_map is not None and (layer_map.factors(quantity) != 1).any():
-        factor = jnp.asarray(layer_map.factors(quantity), wide)[layer]
+    if growth.quantity == "weight":
+        y = _fill(y, maps, partial(_key, growth.seed, growth.name, layer))
+    if layer_map is not None and (layer_map.factors(growth.quantity) != 1).any():
+        factor = jnp.asarray(layer_map.factors(growth.quantity), wide)[layer]
         y = y.astype(wide) * jnp.broadcast_to(factor, y.shape)
-    convert = quantity == "weight" and plan.target.dtype != plan.source.dtype
-    return y.astype(plan.target.dtype if convert else x.dtype)
+    return y.astype(growth.dtype or x.dtype)
 
 
 def _on_axis(vector: Array, axis: int, shape: tuple[int, ...]) -> Array:

@@ -67,7 +67,7 @@ def _spread(layers: int, added: int) -> list[int]:
 POSITIONS: dict[str, Callable[[int, int], list[int]]] = {"uniform": _uniform, "spread": _spread}
 """Rules that give, for `layers` old and `added` new layers, the old layer each new one copies and follows.
 
-`uniform` is LLaMA Pro's (Wu et al. 2024, section 3.2); `spread` spaces any number as evenly as whole numbers allow."""
+`uniform` is LLaMA Pro's (Wu et al. 2024, section 3.2); `spread` spaces any number as evenly as whole numbers can."""
 
 
 def layout(layers: int, target: int, positions: str | Sequence[int]) -> Layout:

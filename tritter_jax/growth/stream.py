@@ -1,18 +1,16 @@
 """Growing a checkpoint tensor by tensor: no more than one grown tensor and its source are held at a time."""
 
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tprog import ParamSpec
 from tprog.params import HFTensor, hf_tensors
 from tprog.reader import Checkpoint
 from tprog.source import LazyTensors
 from tprog.tensorheader import TensorSpec
 
-from tritter_jax.growth.apply import grow_layer
+from tritter_jax.growth.apply import grow_layer, leaf_growth
 from tritter_jax.growth.plan import Plan
 
 
@@ -27,7 +25,9 @@ def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
     """
     rows = {old.name: (old, new) for old, new in plan.target_specs()}
     grown = {tensor.name: tensor for tensor in hf_tensors(plan.target)}
-    compiled = {name: jax.jit(partial(_grow, plan, old)) for name, (old, _) in rows.items()}
+    compiled = {
+        name: jax.jit(partial(grow_layer, growth=leaf_growth(plan, old, "weight"))) for name, (old, _) in rows.items()
+    }
 
     def origin(tensor: HFTensor) -> str:
         old, _ = rows[tensor.spec.name]
@@ -37,7 +37,7 @@ def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
         tensor = grown[name]
         old, new = rows[tensor.spec.name]
         x = old.from_hf(checkpoint.tensor(origin(tensor)))
-        y = compiled[tensor.spec.name](jnp.asarray(x), jnp.int32(tensor.layer or 0))
+        y = compiled[tensor.spec.name](jnp.asarray(x), layer=jnp.int32(tensor.layer or 0))
         return new.to_hf(np.asarray(y))
 
     convert = plan.target.dtype != plan.source.dtype
@@ -50,7 +50,3 @@ def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
         },
         make,
     )
-
-
-def _grow(plan: Plan, spec: ParamSpec, x: Any, layer: Any) -> Any:
-    return grow_layer(x, spec, plan, "weight", layer)
