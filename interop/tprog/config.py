@@ -1,6 +1,6 @@
 """ModelConfig: the one description of a model's shape and arithmetic."""
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
@@ -215,4 +215,5 @@ def _is_count(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0 and math.isfinite(value)
+    # Compared rather than converted: a whole number of JSON may be too large for a float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
