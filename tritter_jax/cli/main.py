@@ -6,7 +6,7 @@ import sys
 import typer
 from tprog import TritterError, VerificationError
 
-from tritter_jax.cli import convert, demo, expand, info, init, plan, sizes
+from tritter_jax.cli import convert, demo, expand, info, init, plan, sizes, tokenizer
 from tritter_jax.cli.output import err, print_error
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command("import")(convert.import_)
 app.command("export")(convert.export)
 app.command("sizes")(sizes.sizes)
 app.command("demo")(demo.demo)
+app.add_typer(tokenizer.app, name="tokenizer")
 
 _UNKEPT = 3
 """Exit code where a result did not meet its guarantee and was not written; 1 is every other mistake."""

@@ -38,7 +38,7 @@ except ImportError:  # pragma: no cover - not on Windows
 HELD_OUT = 0.05
 """Share of the documents that is held out where the caller names none."""
 
-_BATCH = 4 * PIECE
+_BATCH = 16 * PIECE
 
 
 def cache_directory() -> Path:

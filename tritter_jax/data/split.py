@@ -20,8 +20,9 @@ def choose_held_out(
 ) -> Bool[np.ndarray, " documents"]:
     """Hold out the documents whose hash is among the lowest `fraction` of all hashes.
 
-    Where that leaves one side empty, or holds out more than half of the text, the one text of lowest hash is held
-    out among those that are no longer than the median.
+    So a document stays on its side when others come and go. Where chance makes the share of text smaller than half or
+    larger than twice `fraction`, as with few documents, they are taken in the order of their hashes instead, each that
+    still fits into the share; where none fits, the shortest.
 
     Args:
         hashes: a hash of each document's text; copies of one text have one hash and stay together.
@@ -33,7 +34,7 @@ def choose_held_out(
 
     Example:
         >>> hashes = np.array([2**60, 2**63, 2**63 + 5, 2**60], np.uint64)
-        >>> choose_held_out(hashes, np.array([5, 9, 30, 5]), 0.1)
+        >>> choose_held_out(hashes, np.array([5, 9, 90, 5]), 0.1)
         array([ True, False, False,  True])
     """
     if fraction == 0:
@@ -43,8 +44,16 @@ def choose_held_out(
             "held_out", expected="documents of different texts", got=f"{len(hashes)} with the same text",
             remedy="Give other documents too, or hold out none (0).",
         )  # fmt: skip
+    total = int(lengths.sum())
     chosen = hashes.astype(np.float64) < fraction * 2.0**64
-    if chosen.any() and 2 * lengths[chosen].sum() <= lengths.sum():
+    if fraction / 2 <= lengths[chosen].sum() / total <= fraction * 2 and not chosen.all():
         return chosen
-    short = lengths <= np.median(lengths)
-    return hashes == hashes[short].min()
+    texts, which = np.unique(hashes, return_inverse=True)
+    sizes = np.bincount(which, weights=lengths)
+    taken, room = np.zeros(len(texts), bool), fraction * total
+    for i, size in enumerate(sizes):
+        if size <= room:
+            taken[i], room = True, room - size
+    if not taken.any():
+        taken[sizes.argmin()] = True
+    return taken[which]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tprog import FormatError
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Characters or bytes at which a text is cut; a document of any length is then encoded in bounded memory."""
 
 _SNIFF = 1 << 13
@@ -40,7 +40,7 @@ def cut_pieces(texts: Iterable[str]) -> Iterator[str]:
     the tokens of the whole.
 
     Example:
-        >>> text = "some words " * 200_000
+        >>> text = "some words " * 50_000
         >>> pieces = list(cut_pieces([text]))
         >>> len(pieces), "".join(pieces) == text, pieces[1][:6]
         (3, True, ' some ')

@@ -15,6 +15,7 @@ from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
 from tprog.tokenizer import tokenizer_files
 
 TOKENIZER_JSON = "tokenizer.json"
+BYTES = "builtin:bytes"
 END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 
@@ -169,7 +170,7 @@ def load_tokenizer(path: str | Path, *, end_of_text: str | None = None) -> Token
     """Read a tokenizer from a tokenizer.json, from a directory that holds one, or from a `.tprog`.
 
     Args:
-        path: where it is.
+        path: where it is, or `builtin:bytes` for `byte_tokenizer()`.
         end_of_text: the token that ends a document; by default the one its tokenizer_config.json or special tokens
             name as `eos_token`, or else a well-known one of its vocabulary.
 
@@ -177,6 +178,8 @@ def load_tokenizer(path: str | Path, *, end_of_text: str | None = None) -> Token
         UsageError: there is no tokenizer.json, or no token is known to end a document.
         FormatError: a file is damaged.
     """
+    if str(path) == BYTES:
+        return byte_tokenizer()
     path = Path(path).expanduser()
     found = {TOKENIZER_JSON: path} if path.is_file() else tokenizer_files(path) if path.is_dir() else {}
     if TOKENIZER_JSON not in found:
