@@ -16,6 +16,7 @@ from tritter_jax.growth import DEPTH, POSITIONS, SPLITS, WIDTH, Plan, make_plan
 SMALL = {"num_layers": 3, "hidden_size": 160, "num_heads": 20, "num_kv_heads": 4, "intermediate_size": 192}
 WIDE = {"hidden_size": 256, "num_heads": 32, "num_kv_heads": 8, "intermediate_size": 336}
 DEEP = {"num_layers": 5}
+PROBE = ModelConfig(**SMALL, head_dim=8, vocab_size=104, max_position_embeddings=64)
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,9 @@ class Growth:
 @lru_cache
 def _depth_for(positions: str) -> int:
     """The number of layers to grow to: 5, or another where the rule cannot place two new ones."""
-    probe = ModelConfig(**SMALL, head_dim=8)
     for layers in (DEEP["num_layers"], 6, 4):
         try:
-            make_plan(probe, replace(probe, num_layers=layers), positions=positions)
+            make_plan(PROBE, replace(PROBE, num_layers=layers), positions=positions)
         except GrowthError:
             continue
         return layers
@@ -79,7 +79,7 @@ def _models() -> Iterator[Model]:
         alike.add(traits)
         biased = {"attention_bias": family.attention_bias_allowed, "mlp_bias": family.mlp_bias_allowed}
         window = {"sliding_window": 5 if family.sliding_window_allowed else None}
-        basis = ModelConfig(family=family.name, **SMALL, head_dim=8, vocab_size=104, max_position_embeddings=64)
+        basis = replace(PROBE, family=family.name, ternary=None)
         yield Model(family.name, replace(basis, **biased, **window))
         yield Model(f"{family.name}-tied", replace(basis, tie_embeddings=True))
         if family.ternary:
@@ -87,13 +87,15 @@ def _models() -> Iterator[Model]:
 
 
 def _growths() -> Iterator[Growth]:
-    yield from (Growth(wider=True, deeper=True, width=width, split=split) for width in WIDTH for split in SPLITS)
-    yield from (Growth(wider=True, deeper=False, width=width) for width in WIDTH)
-    yield from (
-        Growth(wider=False, deeper=True, depth=depth, positions=positions)
-        for depth in DEPTH
-        for positions in POSITIONS
-    )
+    named = [Growth(wider=True, deeper=True, width=width, split=split) for width in WIDTH for split in SPLITS]
+    named += [Growth(wider=True, deeper=False, width=width) for width in WIDTH]
+    named += [Growth(wider=False, deeper=True, depth=depth, positions=rule) for depth in DEPTH for rule in POSITIONS]
+    alike: set[object] = set()
+    for growth in named:
+        maps = growth.plan(PROBE).maps
+        if maps not in alike:  # where nothing is copied, every split is the same growth
+            alike.add(maps)
+            yield growth
 
 
 MODELS = tuple(_models())
@@ -118,6 +120,7 @@ def cases(pairs: list[tuple[Model, Growth]]) -> pytest.MarkDecorator:
 
 
 def in_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
+    """The same model with its weights stored in another dtype."""
     return replace(config, dtype=dtype)
 
 

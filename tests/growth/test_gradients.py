@@ -48,7 +48,7 @@ def check_gradients(plan: Plan) -> set[str]:
         if all(mask.any() for mask in holds):
             compared.add(spec.name)
             assert error[np.ix_(*holds)].max() < 1e-9 * scale, spec.name
-        for axis, mask in enumerate(holds):
+        for axis in range(error.ndim):
             elsewhere = [np.flatnonzero(m if i != axis else ~m) for i, m in enumerate(holds)]
             if all(len(indices) for indices in elsewhere):
                 others = tuple(i for i in range(error.ndim) if i != axis)

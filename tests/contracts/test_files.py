@@ -1,0 +1,48 @@
+"""A grown model survives the disk bit for bit, and transformers runs the directory with no code of ours."""
+
+import numpy as np
+import pytest
+import torch
+import tprog.flax
+import transformers
+from tprog.dtypes import same_bits
+from tprog.params import flatten
+from tprog.reader import open_checkpoint
+
+from tests.contracts.cases import EACH_MODEL, cases, in_dtype, params_for
+from tests.support import logits, random_tokens, relative_difference, torch_logits
+from tritter_jax.growth import TOLERANCE, grow
+from tritter_jax.growth.drift import precision
+
+MODULE = 1e-5
+
+
+IN_DTYPES = [pytest.param(*EACH_MODEL[0], dtype, id=dtype) for dtype in TOLERANCE if dtype != "bfloat16"]
+IN_BFLOAT16 = [pytest.param(model, growth, "bfloat16", id=model.name) for model, growth in EACH_MODEL]
+
+
+@pytest.mark.parametrize(("model", "growth", "dtype"), IN_DTYPES + IN_BFLOAT16)
+def test_the_disk_keeps_every_bit(model, growth, dtype, tmp_path):
+    plan = growth.plan(in_dtype(model.config, dtype))
+    with precision(dtype):
+        grown = grow(params_for(plan.source), plan)
+        path = tprog.flax.save(tmp_path / "grown.tprog", grown, plan.target, shard_size=300_000)
+        back = tprog.flax.load(path)
+    assert open_checkpoint(path).config == plan.target
+    assert len(list(path.glob("weights-*-of-*.safetensors"))) > 1
+    assert flatten(back).keys() == flatten(grown).keys()
+    for name, leaf in flatten(grown).items():
+        there, here = np.asarray(flatten(back)[name]), np.asarray(leaf)
+        assert there.dtype == here.dtype
+        np.testing.assert_array_equal(same_bits(there), same_bits(here), err_msg=".".join(name))
+
+
+@cases(EACH_MODEL)
+def test_transformers_computes_the_source_from_the_grown_directory(model, growth, tmp_path):
+    plan = growth.plan(model.config)
+    params, tokens = params_for(plan.source), random_tokens(plan.source)
+    path = tprog.flax.save(tmp_path / "grown.tprog", grow(params, plan), plan.target)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    assert type(theirs).__name__ == plan.target.family_record.architecture
+    assert theirs.config.num_hidden_layers == plan.target.num_layers
+    assert relative_difference(torch_logits(theirs, tokens), logits(params, tokens, plan.source)) < MODULE
