@@ -5,28 +5,36 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from tprog.blockcopy import contiguous
 from tprog.config import ModelConfig
-from tprog.dtypes import numpy_dtype, same_bits
-from tprog.errors import FormatError, UsageError
-from tprog.params import HFTensor, ParamSpec, check_tree, flatten, hf_tensors, nest, param_specs
+from tprog.dtypes import numpy_dtype
+from tprog.errors import FormatError
+from tprog.flax_load import Shardings, load_tree
+from tprog.params import check_tree, flatten, hf_tensors
 from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
-from tprog.source import LazyTensors, TensorSource
+from tprog.source import LazyTensors
 from tprog.tensorheader import TensorSpec
 from tprog.writer import write_checkpoint
 
 Params = dict[str, Any]
 
 
-def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) -> Params:
+def load(
+    path: str | Path | Checkpoint,
+    *,
+    dtype: str | np.dtype | None = None,
+    shardings: Shardings | None = None,
+) -> Params:
     """The parameters of a checkpoint as a nested dict, layers stacked on axis 0.
 
     Args:
         path: a checkpoint, or where it lies.
         dtype: convert to it; each parameter keeps its own where left out.
+        shardings: how to spread each parameter: one `jax.sharding.Sharding` for all, or a tree of them like the
+            parameters'. Of a file, a process reads what its own devices hold and nothing else.
 
     Raises:
         FormatError: see `tprog.reader.open_checkpoint`.
@@ -34,6 +42,8 @@ def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) 
 
     Example:
         >>> import tempfile
+        >>> import jax.numpy as jnp
+        >>> from tprog.params import nest, param_specs
         >>> config = ModelConfig(hidden_size=8, num_layers=3, num_heads=2, num_kv_heads=1, intermediate_size=8,
         ...                      vocab_size=16)
         >>> tree = nest({spec.path: jnp.ones(spec.shape) for spec in param_specs(config)})
@@ -41,7 +51,7 @@ def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) 
         (3, 8, 2, 4)
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    return _tree(checkpoint, checkpoint.config, dtype)
+    return load_tree(checkpoint, checkpoint.config, dtype=dtype, shardings=shardings)
 
 
 def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
@@ -51,6 +61,8 @@ def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
         ParameterError: the tree does not match the table; every mismatch is listed.
 
     Example:
+        >>> import jax.numpy as jnp
+        >>> from tprog.params import nest, param_specs
         >>> config = ModelConfig(hidden_size=8, num_layers=3, num_heads=2, num_kv_heads=1, intermediate_size=8,
         ...                      vocab_size=16)
         >>> source = to_tensors(nest({spec.path: jnp.ones(spec.shape) for spec in param_specs(config)}), config)
@@ -66,8 +78,7 @@ def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
 
     def make(name: str) -> np.ndarray:
         tensor = table[name]
-        leaf = leaves[tensor.spec.path]
-        return tensor.spec.to_hf(_on_host(leaf) if tensor.layer is None else _layer_on_host(leaf, tensor.layer))
+        return contiguous(tensor.spec.to_hf(_layer_on_host(leaves[tensor.spec.path], tensor.layer)))
 
     return LazyTensors(specs, make)
 
@@ -131,45 +142,24 @@ def load_part(path: str | Path | Checkpoint, part: str, *, dtype: str | np.dtype
             checkpoint.path, expected=f"the {part} of every parameter", got=f"{len(missing)} that it lacks",
             remedy="Read it by name with `tprog.numpy.load_part`:", findings=missing,
         )  # fmt: skip
-    return _tree(tensors, checkpoint.config, dtype)
+    return load_tree(tensors, checkpoint.config, dtype=dtype)
 
 
-def _tree(source: TensorSource, config: ModelConfig, dtype: str | np.dtype | None) -> Params:
-    target = None if dtype is None else numpy_dtype(dtype)
-    tensors: dict[str, list[HFTensor]] = {}
-    for tensor in hf_tensors(config):
-        tensors.setdefault(tensor.spec.name, []).append(tensor)
-    return nest(
-        {spec.path: jnp.asarray(_gather(source, spec, tensors[spec.name], target)) for spec in param_specs(config)}
-    )
-
-
-def _gather(source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype | None) -> np.ndarray:
-    """One parameter out of its tensors, in memory of its own."""
-    target = dtype or np.result_type(*{source.specs[tensor.name].dtype for tensor in tensors})
-    if target == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-        raise UsageError(
-            spec.name, expected="JAX to compute in float64", got="its default, which would round to float32",
-            remedy='Set JAX_ENABLE_X64=1, or load with dtype="float32".',
-        )  # fmt: skip
-    result = np.empty(spec.shape, target)
-    for tensor in tensors:
-        part = spec.from_hf(source.tensor(tensor.name))
-        place = result if tensor.layer is None else result[tensor.layer]
-        if part.dtype == target:
-            same_bits(place)[...] = same_bits(part)
-        else:
-            place[...] = part
+def _layer_on_host(leaf: Any, layer: int | None) -> np.ndarray:
+    """One layer of an array (or all of one that is not stacked), in memory of this host."""
+    if not isinstance(leaf, jax.Array):
+        return np.asarray(leaf if layer is None else leaf[layer])
+    if len(leaf.sharding.device_set) == 1:
+        # On this machine's CPU numpy sees the array itself; from elsewhere only the layer is fetched.
+        on_cpu = next(iter(leaf.sharding.device_set)).platform == "cpu"
+        whole = layer is None or on_cpu
+        return np.asarray(leaf)[... if layer is None else layer] if whole else np.asarray(leaf[layer])
+    result = np.empty(leaf.shape if layer is None else leaf.shape[1:], leaf.dtype)
+    for shard in leaf.addressable_shards:
+        if shard.replica_id == 0 and layer is None:
+            result[shard.index] = np.asarray(shard.data)
+        elif shard.replica_id == 0 and layer is not None:
+            held = range(*shard.index[0].indices(leaf.shape[0]))
+            if layer in held:
+                result[shard.index[1:]] = np.asarray(shard.data[layer - held.start])
     return result
-
-
-def _on_host(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf)
-
-
-def _layer_on_host(leaf: Any, layer: int) -> np.ndarray:
-    on_cpu = not isinstance(leaf, jax.Array) or (
-        leaf.is_fully_addressable and len(leaf.devices()) == 1 and next(iter(leaf.devices())).platform == "cpu"
-    )
-    # An array on this machine's CPU is seen by numpy without a copy; from elsewhere only the layer is fetched.
-    return np.asarray(leaf)[layer] if on_cpu else np.asarray(leaf[layer])

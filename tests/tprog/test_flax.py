@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tprog.flax
+import tprog.flax_load
 import tprog.numpy
 from tprog.errors import ParameterError, UsageError
-from tprog.params import check_tree, hf_tensors
+from tprog.flax_load import load_tree
+from tprog.params import check_tree, hf_tensors, nest, param_specs
 from tprog.writer import write_checkpoint
 
 from tests.tprog.files import assert_same_bits, random_arrays, small_config
@@ -92,3 +94,92 @@ def test_sharded_arrays_are_saved(tmp_path):
     params["layers"]["attention"]["query"] = query
     again = tprog.flax.save(tmp_path / "b.tprog", params, CONFIG)
     assert_same_bits(tprog.numpy.load(again), random_arrays(CONFIG))
+
+
+def mesh_of(*sizes: int) -> jax.sharding.Mesh:
+    names = tuple("xyz"[: len(sizes)])
+    return jax.make_mesh(sizes, names, axis_types=(jax.sharding.AxisType.Auto,) * len(sizes))
+
+
+def spread(config, mesh, choose) -> dict:
+    """A tree of shardings; `choose` gives the partition of each row of the table."""
+    return nest(
+        {
+            spec.path: jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*choose(spec)))
+            for spec in param_specs(config)
+        }
+    )
+
+
+def first_even(spec):
+    """Every other axis that divides by two, over x and y in turn."""
+    names = iter("xy")
+    return [next(names, None) if size % 2 == 0 and size > 1 else None for size in spec.shape]
+
+
+@pytest.mark.parametrize("choose", [lambda spec: [], lambda spec: [None] * (len(spec.shape) - 1) + ["x"], first_even])
+def test_slices_are_read_as_the_whole_is_cut(tmp_path, choose):
+    config = small_config(hidden_size=16, num_heads=4, num_kv_heads=2, intermediate_size=12, vocab_size=32)
+    path = write_checkpoint(tmp_path / "a.tprog", config, random_arrays(config), shard_size=1000)
+    whole = tprog.flax.load(path)
+    shardings = spread(config, mesh_of(2, 2), choose)
+    params = tprog.flax.load(path, shardings=shardings)
+    for expected, got, sharding in zip(
+        jax.tree.leaves(whole), jax.tree.leaves(params), jax.tree.leaves(shardings), strict=True
+    ):
+        assert got.sharding == sharding
+        assert np.array_equal(np.asarray(got), np.asarray(expected))
+    again = tprog.flax.save(tmp_path / "b.tprog", params, config)
+    assert_same_bits(tprog.numpy.load(again), random_arrays(config))
+
+
+def test_no_more_is_read_than_the_devices_hold(tmp_path):
+    """With the layers spread over devices, each slice is copied from its own layers' tensors, once."""
+    path = write_checkpoint(tmp_path / "a.tprog", CONFIG, random_arrays(CONFIG))
+    source = tprog.flax.to_tensors(tprog.flax.load(path), CONFIG)
+    asked = []
+
+    class Watched:
+        specs = source.specs
+
+        def tensor(self, name):
+            asked.append(name)
+            return source.tensor(name)
+
+    shardings = spread(CONFIG, mesh_of(2, 2), lambda spec: ["x"] if spec.stacked else [])
+    load_tree(Watched(), CONFIG, shardings=shardings)
+    assert sorted(asked) == sorted(source.specs)
+
+
+def test_one_sharding_serves_all_parameters(tmp_path):
+    path = write_checkpoint(tmp_path / "a.tprog", CONFIG, random_arrays(CONFIG))
+    sharding = jax.sharding.NamedSharding(mesh_of(4), jax.sharding.PartitionSpec())
+    params = tprog.flax.load(path, shardings=sharding, dtype="bfloat16")
+    assert {leaf.sharding for leaf in jax.tree.leaves(params)} == {sharding}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_a_parameter_without_a_sharding_is_named(tmp_path):
+    path = write_checkpoint(tmp_path / "a.tprog", CONFIG, random_arrays(CONFIG))
+    shardings = spread(CONFIG, mesh_of(2), lambda spec: [])
+    del shardings["layers"]["mlp"]["up"]
+    with pytest.raises(ParameterError, match=r"layers\.mlp\.up"):
+        tprog.flax.load(path, shardings=shardings)
+
+
+def test_loading_takes_the_memory_over(tmp_path):
+    """On the CPU an array is made without a second copy."""
+    pointer = {}
+    real = tprog.flax_load.aligned_empty
+
+    def watched(shape, dtype):
+        array = real(shape, dtype)
+        pointer[shape] = array.ctypes.data
+        return array
+
+    path = write_checkpoint(tmp_path / "a.tprog", CONFIG, random_arrays(CONFIG))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tprog.flax_load.aligned_empty", watched)
+        params = tprog.flax.load(path)
+    leaf = params["layers"]["mlp"]["up"]
+    assert leaf.unsafe_buffer_pointer() == pointer[leaf.shape]

@@ -1,0 +1,112 @@
+"""Mapped tensors into JAX arrays: each device's slice straight from the file, copied once."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from tprog.blockcopy import aligned_empty, copy_into, run_all
+from tprog.config import ModelConfig
+from tprog.dtypes import numpy_dtype
+from tprog.errors import ParameterError, UsageError
+from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, nest, param_specs
+from tprog.source import TensorSource
+
+Shardings = jax.sharding.Sharding | Mapping[str, Any]
+"""One sharding for all parameters, or a tree of them like the parameters'."""
+
+Index = tuple[slice, ...]
+
+
+def load_tree(
+    source: TensorSource,
+    config: ModelConfig,
+    *,
+    dtype: str | np.dtype | None = None,
+    shardings: Shardings | None = None,
+) -> dict[str, Any]:
+    """Hugging Face tensors as a nested dict of arrays, layers stacked on axis 0; see `tprog.flax.load`.
+
+    Raises:
+        ParameterError: there is no sharding for some parameter.
+        UsageError: the tensors are float64 and JAX is not set to compute in it.
+    """
+    tensors: dict[str, list[HFTensor]] = {}
+    for tensor in hf_tensors(config):
+        tensors.setdefault(tensor.spec.name, []).append(tensor)
+    spread = _shardings(shardings, config)
+    tree = {}
+    for spec in param_specs(config):
+        own = tensors[spec.name]
+        target = _dtype(source, spec, own, dtype)
+        read = partial(_read, source, spec, own, target)
+        sharding = spread.get(spec.path)
+        if sharding is None:
+            # device_put takes the memory over where it can, and nobody else holds it.
+            tree[spec.path] = jax.device_put(read(tuple(slice(None) for _ in spec.shape)))
+        else:
+            tree[spec.path] = jax.make_array_from_callback(spec.shape, sharding, _once(read))
+    return nest(tree)
+
+
+def _read(
+    source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype, index: Index
+) -> np.ndarray:
+    """A slice of one parameter, in memory of its own."""
+    bounds = [part.indices(size) for part, size in zip(index, spec.shape, strict=True)]
+    result = aligned_empty(tuple(len(range(*bound)) for bound in bounds), dtype)
+    tasks: list[Callable[[], None]]
+    if spec.stacked:
+        layers = tensors[index[0]]
+        tasks = [partial(_copy, result[place], source, tensor, index[1:]) for place, tensor in enumerate(layers)]
+    else:
+        tasks = [partial(_copy, result, source, tensors[0], index)]
+    run_all(tasks)
+    return result
+
+
+def _copy(place: np.ndarray, source: TensorSource, tensor: HFTensor, index: Index) -> None:
+    copy_into(place, tensor.spec.from_hf(source.tensor(tensor.name))[index])
+
+
+def _once(read: Callable[[Index], np.ndarray]) -> Callable[[Index | None], np.ndarray]:
+    """The same slice for several devices is read once; the slices go when the array is made."""
+    held: dict[str, np.ndarray] = {}
+
+    def call(index: Index | None) -> np.ndarray:
+        assert index is not None
+        key = repr(index)
+        if key not in held:
+            held[key] = read(index)
+        return held[key]
+
+    return call
+
+
+def _dtype(source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: str | np.dtype | None) -> np.dtype:
+    found = {source.specs[tensor.name].dtype for tensor in tensors}
+    target = numpy_dtype(dtype) if dtype is not None else np.result_type(*found)
+    if target == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+        raise UsageError(
+            spec.name, expected="JAX to compute in float64", got="its default, which would round to float32",
+            remedy='Set JAX_ENABLE_X64=1, or load with dtype="float32".',
+        )  # fmt: skip
+    return target
+
+
+def _shardings(shardings: Shardings | None, config: ModelConfig) -> dict[tuple[str, ...], jax.sharding.Sharding]:
+    paths = [spec.path for spec in param_specs(config)]
+    if shardings is None:
+        return {}
+    if isinstance(shardings, jax.sharding.Sharding):
+        return dict.fromkeys(paths, shardings)
+    found = flatten(shardings)
+    missing = [".".join(path) for path in paths if path not in found]
+    if missing:
+        raise ParameterError(
+            "shardings", expected="one for every parameter", got=f"{len(missing)} without",
+            remedy="Build the tree from `tprog.param_specs(config)`:", findings=missing,
+        )  # fmt: skip
+    return found
