@@ -1,9 +1,11 @@
 """Corpora that need no download, because every Python carries them. A new one is a function and a row."""
 
 import difflib
+import os
 import sysconfig
 import tokenize
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +41,13 @@ def open_builtin(spec: str) -> Corpus:
             "--data", expected=f"one of {', '.join(PREFIX + known for known in sorted(BUILTIN))}", got=repr(spec),
             remedy=f"Did you mean {PREFIX}{near[0]}?" if near else "Choose one of those.",
         )  # fmt: skip
-    return Corpus(label=f"builtin-{name}", documents=tuple(BUILTIN[name]()))
+    documents = tuple(BUILTIN[name]())
+    if not documents:
+        raise UsageError(
+            spec, expected="a Python with its standard library in files", got="one without",
+            remedy="Give a file or a directory instead.",
+        )  # fmt: skip
+    return Corpus(label=f"builtin-{name}", documents=documents)
 
 
 def prose() -> Iterator[Document]:
@@ -53,16 +61,19 @@ def prose() -> Iterator[Document]:
 def code() -> Iterator[Document]:
     """The standard library's own sources, a file a document: about 12 MB of Python, tests left out."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-        parts = path.relative_to(root).parts
-        # _sysconfigdata_*.py is written by the build and names paths of its machine.
-        generated = path.name.startswith("_sysconfigdata")
-        if _LEFT_OUT & set(parts) or parts[0].startswith("config-") or generated or not path.stat().st_size:
-            continue
-        document = Document.file("/".join(parts), path)
-        yield Document(
-            name=document.name, size=document.size, stamp=document.stamp, read=partial(_source_pieces, path)
-        )
+    for name in sorted(_sources(root)):
+        document = Document.file(name, root / name)
+        if document.size:
+            yield replace(document, read=partial(_source_pieces, root / name))
+
+
+def _sources(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if name not in _LEFT_OUT and not name.startswith("config-")]
+        for name in files:
+            # _sysconfigdata_*.py is written by the build and names paths of its machine.
+            if name.endswith(".py") and not name.startswith("_sysconfigdata"):
+                yield Path(folder, name).relative_to(root).as_posix()
 
 
 def _source_pieces(path: Path) -> Iterator[str]:

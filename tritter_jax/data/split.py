@@ -20,9 +20,9 @@ def choose_held_out(
 ) -> Bool[np.ndarray, " documents"]:
     """Hold out the documents whose hash is among the lowest `fraction` of all hashes.
 
-    So a document stays on its side when others come and go. Where chance makes the share of text smaller than half or
-    larger than twice `fraction`, as with few documents, they are taken in the order of their hashes instead, each that
-    still fits into the share; where none fits, the shortest.
+    So a document stays on its side when others come and go. Where chance makes the share of text smaller than half
+    or larger than twice `fraction`, as with few documents, they are taken in the order of their hashes instead, each
+    that still fits into the share; where none fits, the shortest.
 
     Args:
         hashes: a hash of each document's text; copies of one text have one hash and stay together.

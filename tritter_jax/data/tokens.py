@@ -185,8 +185,12 @@ def open_tokens(directory: str | Path) -> TokenFile:
         count, dtype = int(description["tokens"]), np.dtype("<" + np.dtype(description["dtype"]).str[1:])
         records = np.load(directory / DOCUMENTS, allow_pickle=False)
         size = (directory / TOKENS).stat().st_size
-        if size != count * dtype.itemsize or records.dtype != RECORD or int(records["tokens"].sum()) != count:
+        if size != count * dtype.itemsize or not {TOKENS, DOCUMENTS} <= set(description["sha256"]):
             raise damaged(directory, f"{size} bytes for {count} tokens")
+        if records.dtype != RECORD or not _tile(records, count):
+            raise damaged(directory / DOCUMENTS, "records that do not add up to the tokens")
+        if not all(isinstance(description[name], int) for name in ("max_id", "end_of_text")):
+            raise damaged(directory / DESCRIPTION, "ids that are no numbers")
         ids = np.memmap(directory / TOKENS, dtype=dtype, mode="r", shape=(count,))
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise damaged(directory, f"{type(error).__name__}: {error}"[:200]) from None
@@ -194,6 +198,12 @@ def open_tokens(directory: str | Path) -> TokenFile:
     if size <= _CHECKED:
         file.verify()
     return file
+
+
+def _tile(records: np.ndarray, count: int) -> bool:
+    """Whether the documents lie one after another and fill the file."""
+    ends = np.cumsum(records["tokens"])
+    return len(ends) > 0 and int(ends[-1]) == count and bool((records["start"] == ends - records["tokens"]).all())
 
 
 def file_hash(path: Path) -> str:
