@@ -6,7 +6,7 @@ import sys
 import typer
 from tprog import TritterError, VerificationError
 
-from tritter_jax.cli import convert, demo, expand, info, init, plan, sizes, tokenizer
+from tritter_jax.cli import convert, demo, expand, info, init, plan, sizes, tokenizer, train
 from tritter_jax.cli.output import err, print_error
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("init")(init.init)
 app.command("import")(convert.import_)
 app.command("export")(convert.export)
 app.command("sizes")(sizes.sizes)
+app.command("train")(train.train)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
 

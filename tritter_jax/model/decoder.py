@@ -19,6 +19,7 @@ from tprog.params import nest
 from tritter_jax.model.layers import Block, rms_norm
 from tritter_jax.model.rope import rotation
 from tritter_jax.model.table_module import TableModule, initial_value
+from tritter_jax.sharding import split_batch
 
 Params = dict[str, Any]
 """A nested dict of arrays as `tprog.params` describes it."""
@@ -87,7 +88,7 @@ class Decoder(TableModule):
         graph, stacked = nnx.split(self.layers)
 
         def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
-            return nnx.merge(graph, state)(x, turn, mask), None
+            return split_batch(nnx.merge(graph, state)(split_batch(x), turn, mask)), None
 
         x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, stacked)
         x = rms_norm(x, self.norm[...], config.norm_eps)

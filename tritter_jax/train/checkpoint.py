@@ -5,9 +5,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import tprog.flax
 from orbax.checkpoint import v1 as ocp
 from tprog import FormatError, ModelConfig, config_to_json, load_config
@@ -102,3 +103,110 @@ def _options() -> ocp.Context:
     context = ocp.Context()
     context.array.saving.use_compression = False
     return context
+
+
+class RunCheckpoints:
+    """The checkpoints of one run under Orbax: saved in the background, the last and the best kept.
+
+    Args:
+        directory: where they lie, one folder a step.
+        keep_last: number of latest checkpoints that stay.
+        keep_best: number of checkpoints with the lowest held-out loss that stay as well.
+    """
+
+    def __init__(self, directory: Path, *, keep_last: int, keep_best: int) -> None:
+        policies = ocp.training.preservation_policies
+        kept: list[Any] = [policies.LatestN(keep_last)]
+        if keep_best:
+            # Without a loss a checkpoint is no candidate for the best.
+            kept.append(
+                policies.BestN(
+                    get_metric_fn=lambda metrics: metrics["loss"],
+                    reverse=True,
+                    n=keep_best,
+                    keep_checkpoints_without_metrics=False,
+                )
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        with _options():
+            # Orbax's policies do not meet the letter of its own protocols' annotations, hence the casts.
+            self._checkpointer = ocp.training.Checkpointer(
+                str(directory.resolve()),
+                save_decision_policy=cast(Any, ocp.training.save_decision_policies.FixedIntervalPolicy(1)),
+                preservation_policy=cast(Any, policies.AnyPreservationPolicy(kept)),
+                cleanup_tmp_directories=True,
+            )
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the last whole checkpoint; what a killed save left half-written does not count."""
+        found = self._checkpointer.latest
+        return None if found is None else found.step
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all checkpoints that are kept, in order."""
+        return sorted(found.step for found in self._checkpointer.checkpoints)
+
+    def save(self, step: int, state: Any, place: Mapping[str, Any], loss: float | None) -> None:
+        """Begin to save; returns when the arrays are copied, and writes in the background.
+
+        Args:
+            step: number of steps taken.
+            state: a tree of arrays; random keys are stored as their data.
+            place: what else is needed to go on, as JSON.
+            loss: held-out loss, or None where it is not known.
+        """
+        self._checkpointer.save_async(
+            step,
+            _raw_keys(state),
+            overwrite=True,
+            metrics=None if loss is None else {"loss": loss},
+            custom_metadata=dict(place),
+        )
+
+    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
+        """The state of a step (the latest when None) and the place that was saved with it.
+
+        Args:
+            abstract: shapes, dtypes and shardings of the state.
+            step: which checkpoint.
+
+        Raises:
+            FormatError: the checkpoint does not have such a state.
+        """
+        try:
+            raw = self._checkpointer.load(step, _raw_keys(abstract))
+            place = self._checkpointer.metadata(step).custom_metadata
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise FormatError(
+                str(self._checkpointer.directory),
+                expected="a state of this model and optimizer",
+                got=f"{type(error).__name__}: {error}"[:300],
+                remedy="Go on with the configuration that began the run, or choose another output.directory.",
+            ) from None
+        return _wrapped_keys(raw, abstract), dict(cast(Mapping[str, Any], place or {}))
+
+    def close(self) -> None:
+        """Wait for what is being written."""
+        self._checkpointer.close()
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _raw_keys(tree: Any) -> Any:
+    def raw(leaf: Any) -> Any:
+        if not _is_key(leaf):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            data = jax.eval_shape(jax.random.key_data, leaf)
+            return jax.ShapeDtypeStruct(data.shape, data.dtype, sharding=leaf.sharding)
+        return jax.random.key_data(leaf)
+
+    return jax.tree.map(raw, tree)
+
+
+def _wrapped_keys(tree: Any, abstract: Any) -> Any:
+    return jax.tree.map(lambda like, leaf: jax.random.wrap_key_data(leaf) if _is_key(like) else leaf, abstract, tree)

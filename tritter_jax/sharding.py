@@ -1,0 +1,139 @@
+"""Logical axes to mesh axes: the one place that says how parameters and batches lie on the devices.
+
+A mesh has the axes `data` (batch only), `fsdp` (batch, and the parameters' hidden axis) and `tensor` (heads,
+feed-forward and vocabulary). Sizes of 1 cost nothing, so the same rules serve one device and many.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Shaped
+from tprog import ModelConfig, ParamSpec, UsageError, param_specs
+from tprog.params import Axis, nest
+
+MESH_AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+"""Mesh axes over which the batch is split."""
+
+Rules = Mapping[str, str | None]
+
+DEFAULT_RULES: dict[str, str | None] = {
+    "layers": None,
+    "hidden": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "vocab": "tensor",
+}
+"""For each logical axis of the parameter table the mesh axis that splits it, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshShape:
+    """Number of devices along each mesh axis.
+
+    Example:
+        >>> MeshShape(fsdp=4, tensor=2).devices
+        8
+    """
+
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+
+    @property
+    def devices(self) -> int:
+        """Number of devices in all."""
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def batch_shards(self) -> int:
+        """Number of parts the batch is split into."""
+        return self.data * self.fsdp
+
+
+def make_mesh(shape: MeshShape) -> Mesh:
+    """A mesh of the first devices there are.
+
+    Raises:
+        UsageError: there are fewer devices than the mesh has places.
+
+    Example:
+        >>> make_mesh(MeshShape()).axis_names
+        ('data', 'fsdp', 'tensor')
+    """
+    devices = jax.devices()
+    if shape.devices > len(devices):
+        raise UsageError(
+            "mesh",
+            expected=f"at most {len(devices)} devices, as this machine has",
+            got=f"{shape.data} x {shape.fsdp} x {shape.tensor} = {shape.devices}",
+            remedy="Make data, fsdp or tensor smaller.",
+        )
+    return jax.make_mesh(
+        (shape.data, shape.fsdp, shape.tensor),
+        MESH_AXES,
+        axis_types=(AxisType.Auto,) * len(MESH_AXES),
+        devices=devices[: shape.devices],
+    )
+
+
+def partition_spec(spec: ParamSpec, rules: Rules = DEFAULT_RULES) -> PartitionSpec:
+    """How one parameter is split. Norm gains are small and every device needs them whole.
+
+    Example:
+        >>> import tprog
+        >>> from tprog.params import spec_of
+        >>> partition_spec(spec_of(tprog.named_size("3B"), "layers.attention.query"))
+        PartitionSpec(None, 'fsdp', 'tensor', None)
+    """
+    return PartitionSpec(*(_mesh_axis(axis, rules) for axis in spec.axes))
+
+
+def _mesh_axis(axis: Axis, rules: Rules) -> str | None:
+    return None if axis.role in ("gain", "tied_gain") else rules.get(axis.name)
+
+
+def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> dict[str, Any]:
+    """A tree of shardings in the shape of a model's parameters.
+
+    Raises:
+        UsageError: the length of an axis is no multiple of the mesh axis that splits it; every one is listed.
+    """
+    sizes = dict(mesh.shape)
+    findings = sorted(
+        {
+            f"{axis.name} has length {length}, not a multiple of {along} = {sizes[along]}"
+            for spec in param_specs(config)
+            for axis, length in zip(spec.axes, spec.shape, strict=True)
+            if (along := _mesh_axis(axis, rules)) is not None and length % sizes[along]
+        }
+    )
+    if findings:
+        raise UsageError(
+            "mesh", expected="axes that divide the model", got=findings[0],
+            remedy="Make that mesh axis smaller, or map the axis to none under [mesh.rules].", findings=findings[1:],
+        )  # fmt: skip
+    return nest({spec.path: NamedSharding(mesh, partition_spec(spec, rules)) for spec in param_specs(config)})
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch of token ids [B, S]: rows over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES, None))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
+    """Ask that axis 0 be split over the batch axes of the mesh in use; unchanged where no such mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *(None,) * (x.ndim - 1)))

@@ -1,0 +1,195 @@
+"""The run configuration: a TOML file, every field of which the command line can override."""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tprog import UsageError
+
+Positive = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelSection(_Section):
+    """What is trained: one of a named size, a config.json, or a checkpoint to go on from."""
+
+    size: str | None = None
+    config: str | None = None
+    checkpoint: str | None = None
+    vocab_size: Positive | None = None
+    name: str = "tritter"
+
+
+class DataSection(_Section):
+    """What it is trained on."""
+
+    train: str = "builtin:prose"
+    tokenizer: str = "bytes"
+    sequence_length: Annotated[int, Field(ge=2)] = 256
+    batch_size: Positive = 8
+    seed: int = 0
+    cache: str | None = None
+
+
+class OptimizerSection(_Section):
+    """The optimizer; `clip` is the largest global norm of the gradient, 0 for none."""
+
+    name: str = "adamw"
+    learning_rate: Rate = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Rate = 0.1
+    clip: Rate = 1.0
+
+
+class ScheduleSection(_Section):
+    """The learning rate's course; lengths in steps, `final` as a fraction of the peak."""
+
+    name: str = "warmup-cosine"
+    warmup: NotNegative = 20
+    decay: NotNegative | None = None
+    final: Annotated[float, Field(ge=0, le=1)] = 0.1
+
+
+class TrainingSection(_Section):
+    """Length and arithmetic of the run."""
+
+    steps: Positive = 200
+    accumulate: Positive = 1
+    compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    remat: bool = False
+    seed: int = 0
+
+
+class MeshSection(_Section):
+    """Devices along each mesh axis, and changes to the sharding rules (`none` for no axis)."""
+
+    data: Positive = 1
+    fsdp: Positive = 1
+    tensor: Positive = 1
+    rules: dict[str, str] = Field(default_factory=dict)
+
+
+class OutputSection(_Section):
+    """Where results go and how often; intervals in steps, 0 for never."""
+
+    directory: str = "runs/run"
+    log_interval: Positive = 10
+    eval_interval: NotNegative = 100
+    eval_batches: Positive = 20
+    checkpoint_interval: NotNegative = 100
+    keep_last: Positive = 2
+    keep_best: NotNegative = 1
+
+
+class RunConfig(_Section):
+    """One training run.
+
+    Example:
+        >>> RunConfig.parse({"training": {"steps": 50}}, ["optimizer.learning_rate=3e-4"]).training.steps
+        50
+    """
+
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    schedule: ScheduleSection = ScheduleSection()
+    training: TrainingSection = TrainingSection()
+    mesh: MeshSection = MeshSection()
+    output: OutputSection = OutputSection()
+
+    @classmethod
+    def load(cls, path: Path, overrides: Sequence[str] = ()) -> "RunConfig":
+        """Read a TOML file, then apply overrides such as `training.steps=50`.
+
+        Raises:
+            UsageError: the file is missing or no TOML, a field is unknown or breaks its rule; all are listed.
+        """
+        if not path.is_file():
+            raise UsageError(
+                path, expected="a run configuration (TOML)", got="nothing there", remedy="Check the path."
+            )
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UsageError(path, expected="TOML", got=str(error), remedy="Mend the file.") from None
+        return cls.parse(data, overrides, where=path)
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], overrides: Sequence[str] = (), *, where: object = "run") -> "RunConfig":
+        """Validate parsed TOML with overrides applied.
+
+        Raises:
+            UsageError: as for `load`.
+        """
+        for override in overrides:
+            data = _override(data, override)
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            findings = [_finding(problem) for problem in error.errors(include_url=False)]
+        raise UsageError(
+            where,
+            expected="fields of a run configuration",
+            got=findings[0],
+            remedy="Mend them.",
+            findings=findings[1:],
+        )
+
+    def to_toml(self) -> str:
+        """The configuration with every field spelled out, as TOML that `load` reads back."""
+        lines: list[str] = []
+        for section, fields in self.model_dump(exclude_none=True).items():
+            tables = {name: value for name, value in fields.items() if isinstance(value, dict)}
+            lines += [f"[{section}]"]
+            lines += [f"{name} = {_toml(value)}" for name, value in fields.items() if name not in tables]
+            for name, table in tables.items():
+                lines += [f"[{section}.{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+            lines.append("")
+        return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        import json
+
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value)
+
+
+def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
+    name, equals, value = text.partition("=")
+    path = name.strip().split(".")
+    if not equals or len(path) < 2:
+        raise UsageError(
+            "--set", expected="section.field=value", got=repr(text), remedy="For example: --set training.steps=50"
+        )
+    try:
+        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    result = dict(data)
+    node = result
+    for key in path[:-1]:
+        inner = node.get(key)
+        node[key] = dict(inner) if isinstance(inner, dict) else {}
+        node = node[key]
+    node[path[-1]] = parsed
+    return result
+
+
+def _finding(problem: Any) -> str:
+    place = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        return f"{place} is no field"
+    return f"{place}: {problem['msg']}, got {problem['input']!r}"

@@ -1,0 +1,289 @@
+"""The training loop: batches in, steps, held-out loss, checkpoints; stops cleanly whatever stops it."""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tprog import UsageError, VerificationError, config_to_json
+
+from tritter_jax.data import TrainBatches, eval_batches, train_batches
+from tritter_jax.sharding import batch_sharding
+from tritter_jax.train.checkpoint import RunCheckpoints
+from tritter_jax.train.metrics import MetricsLog, plot_loss, read_metrics
+from tritter_jax.train.publish import save_tprog
+from tritter_jax.train.setup import Run
+from tritter_jax.train.state import TrainState
+from tritter_jax.train.step import compile_eval_step, compile_train_step
+
+SETTINGS = "run.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the loop tells as it goes, every `log_interval` steps."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    held_out_loss: float | None
+
+
+@dataclass(kw_only=True)
+class Finished:
+    """How a run ended.
+
+    Args:
+        step: number of steps taken.
+        loss: mean training loss of the last logged steps, nats a token.
+        held_out_loss: the last held-out loss, or None.
+        best_loss: the lowest held-out loss, or None.
+        tokens_seen: number of tokens trained on.
+        checkpoint: the `.tprog` that was written.
+        stopped: why it ended before its last step, or None.
+        input_share: part of the time that was spent waiting for data.
+    """
+
+    step: int
+    loss: float
+    held_out_loss: float | None
+    best_loss: float | None
+    tokens_seen: int
+    checkpoint: Path
+    stopped: str | None
+    input_share: float
+
+
+@dataclass
+class _Course:
+    """What changes from step to step outside the jitted state."""
+
+    tokens_seen: int = 0
+    best_loss: float | None = None
+    held_out_loss: float | None = None
+    losses: list[Any] = field(default_factory=list)
+    waited: float = 0.0
+
+
+def train(run: Run, *, report: Callable[[Report], None] = lambda _: None) -> Finished:
+    """Train, from the run directory's last whole checkpoint where there is one.
+
+    Args:
+        run: from `prepare`.
+        report: told every `log_interval` steps.
+
+    Raises:
+        UsageError: the run directory belongs to another model.
+        VerificationError: a loss was not finite; the last good state was saved.
+    """
+    settings = run.settings
+    directory = Path(settings.output.directory).expanduser()
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / SETTINGS).write_text(settings.to_toml(), encoding="utf-8")
+    checkpoints = RunCheckpoints(
+        directory / "checkpoints", keep_last=settings.output.keep_last, keep_best=settings.output.keep_best
+    )
+    batches = train_batches(
+        run.tokens,
+        batch_size=settings.data.batch_size,
+        sequence_length=settings.data.sequence_length,
+        seed=settings.data.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        vocab_size=run.config.vocab_size,
+    )
+    try:
+        state, course = _begin(run, checkpoints, batches)
+        with jax.set_mesh(run.mesh), MetricsLog(directory, since=int(state.step)) as log:
+            state, stopped = _steps(run, state, course, batches, checkpoints, log, report)
+    finally:
+        checkpoints.close()
+        batches.close()
+    path = save_tprog(
+        directory,
+        run,
+        state,
+        tokens_seen=course.tokens_seen,
+        data_state=batches.get_state(),
+        best_loss=course.best_loss,
+    )
+    plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
+    if stopped == "not finite":
+        raise VerificationError(
+            f"step {int(state.step) + 1}",
+            expected="a finite loss and gradient",
+            got="NaN or infinity",
+            remedy=f"The last good state is in {path}: lower the learning rate, or look at the data.",
+        )
+    return Finished(
+        step=int(state.step),
+        loss=float(np.mean([float(loss) for loss in course.losses])) if course.losses else math.nan,
+        held_out_loss=course.held_out_loss,
+        best_loss=course.best_loss,
+        tokens_seen=course.tokens_seen,
+        checkpoint=path,
+        stopped=stopped,
+        input_share=course.waited,
+    )
+
+
+def _begin(run: Run, checkpoints: RunCheckpoints, batches: TrainBatches) -> tuple[TrainState, _Course]:
+    if checkpoints.latest is None:
+        tokens = 0
+        if run.start is not None and run.start.progressive.training_progress is not None:
+            tokens = run.start.progressive.training_progress.tokens_seen
+        return run.first_state(), _Course(tokens_seen=tokens)
+    state, place = checkpoints.restore(run.abstract_state())
+    if place.get("config") != config_to_json(run.config):
+        raise UsageError(
+            "output.directory", expected="a run of this model", got="checkpoints of another one",
+            remedy="Choose another directory, or go on with the configuration that began the run.",
+        )  # fmt: skip
+    batches.set_state(place["data"])
+    return state, _Course(tokens_seen=place["tokens_seen"], best_loss=place["best_loss"])
+
+
+def _steps(
+    run: Run,
+    state: TrainState,
+    course: _Course,
+    batches: TrainBatches,
+    checkpoints: RunCheckpoints,
+    log: MetricsLog,
+    report: Callable[[Report], None],
+) -> tuple[TrainState, str | None]:
+    settings = run.settings
+    step_function = compile_train_step(
+        run.abstract_state(),
+        run.mesh,
+        run.config,
+        run.optimizer,
+        rules=run.rules,
+        accumulate=settings.training.accumulate,
+        dtype=run.dtype,
+        remat=settings.training.remat,
+    )
+    evaluate = _evaluator(run)
+    rows = batch_sharding(run.mesh)
+    tokens_a_step = settings.data.batch_size * settings.data.sequence_length
+    step, last = int(state.step), settings.training.steps
+    began, waited, since = time.perf_counter(), 0.0, step
+    total_waited, total_began = 0.0, began
+
+    def save() -> None:
+        place = {
+            "config": config_to_json(run.config),
+            "data": batches.get_state(),
+            "tokens_seen": course.tokens_seen,
+            "best_loss": course.best_loss,
+        }
+        checkpoints.save(step, state, place, course.held_out_loss)
+
+    finite: Any = True
+    with _preemption() as preempted:
+        while step < last:
+            asked = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - asked
+            windows = jax.make_array_from_process_local_data(rows, batch.tokens)
+            state, metrics = step_function(state, windows)
+            step += 1
+            course.tokens_seen += tokens_a_step
+            log_now = step % settings.output.log_interval == 0 or step == last
+            eval_now = bool(settings.output.eval_interval) and (
+                step % settings.output.eval_interval == 0 or step == last
+            )
+            # The step before is asked about, so that this one runs meanwhile; a bad one changed nothing.
+            if not finite or (step == last and not metrics["finite"]):
+                step = int(state.step)
+                course.tokens_seen -= tokens_a_step
+                save()
+                return state, "not finite"
+            finite = metrics["finite"]
+            course.losses.append(metrics["loss"])
+            if eval_now:
+                course.held_out_loss = evaluate(state.params)
+                course.best_loss = min(course.held_out_loss, course.best_loss or math.inf)
+                log.write(step, {"held_out_loss": course.held_out_loss})
+            if log_now:
+                loss = float(np.mean([float(value) for value in course.losses]))
+                elapsed = time.perf_counter() - began
+                speed = (step - since) * tokens_a_step / elapsed
+                log.write(
+                    step,
+                    {
+                        "loss": loss,
+                        "grad_norm": float(metrics["grad_norm"]),
+                        "learning_rate": float(np.asarray(run.schedule(step - 1))),
+                        "tokens_seen": course.tokens_seen,
+                        "tokens_per_second": speed,
+                        "input_share": waited / elapsed,
+                    },
+                )
+                report(
+                    Report(
+                        step=step, steps=last, loss=loss, tokens_per_second=speed, held_out_loss=course.held_out_loss
+                    )
+                )
+                total_waited += waited
+                began, waited, since = time.perf_counter(), 0.0, step
+                if step != last:
+                    course.losses.clear()
+            every = settings.output.checkpoint_interval
+            if preempted() or step == last or (every and step % every == 0):
+                save()
+            if preempted():
+                return state, "asked to stop"
+    course.waited = total_waited / max(time.perf_counter() - total_began, 1e-9)
+    return state, None
+
+
+def _evaluator(run: Run) -> Callable[[Any], float]:
+    """Mean held-out loss over at most `eval_batches` batches, nats a token."""
+    settings = run.settings
+    batches = eval_batches(
+        run.tokens,
+        batch_size=settings.data.batch_size,
+        sequence_length=settings.data.sequence_length,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        vocab_size=run.config.vocab_size,
+    )
+    step = compile_eval_step(run.mesh, run.config, rules=run.rules, dtype=run.dtype)
+    rows = batch_sharding(run.mesh)
+
+    def evaluate(params: Any) -> float:
+        nll = tokens = 0.0
+        for number, batch in enumerate(batches):
+            if number == settings.output.eval_batches:
+                break
+            windows = jax.make_array_from_process_local_data(rows, batch.tokens)
+            sums = step(params, windows, jax.make_array_from_process_local_data(rows, batch.weights))
+            nll, tokens = nll + float(sums.nll), tokens + float(sums.tokens)
+        return nll / tokens
+
+    return evaluate
+
+
+@contextmanager
+def _preemption() -> Iterator[Callable[[], bool]]:
+    """SIGTERM, and the first Ctrl-C, ask for a save after the step at hand."""
+    asked: list[int] = []
+    handlers = {}
+    for name in (signal.SIGTERM, signal.SIGINT):
+        try:
+            handlers[name] = signal.signal(name, lambda number, _: asked.append(number))
+        except ValueError:  # not the main thread: whoever owns it handles signals
+            break
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)

@@ -1,0 +1,149 @@
+"""The training step and the evaluation step: pure functions, jitted once a run."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Shaped
+from tprog import ModelConfig
+
+from tritter_jax.dtypes import wide_dtype
+from tritter_jax.model import apply
+from tritter_jax.sharding import DEFAULT_RULES, Rules, batch_sharding, param_shardings, replicated
+from tritter_jax.train.state import TrainState, state_shardings
+
+Metrics = dict[str, Float[Array, ""] | Bool[Array, ""]]
+
+
+class Sums(NamedTuple):
+    """Negative log-likelihood summed over tokens, in nats, and the number of tokens."""
+
+    nll: Float[Array, ""]
+    tokens: Float[Array, ""]
+
+
+def token_nll(
+    params: Any,
+    windows: Int[Array, "b s1"],
+    config: ModelConfig,
+    *,
+    weights: Shaped[Array, "b s"] | None = None,
+    dtype: str | None = None,
+    remat: bool = False,
+) -> Sums:
+    """Sum of the negative log-likelihood of each window's tokens but the first, given those before.
+
+    Args:
+        params: tree of parameters.
+        windows: token ids [B, S + 1].
+        config: the model.
+        weights: 0 for targets that do not count (padding), 1 for the others; None for all.
+        dtype: dtype of the computation up to the logits; the loss is computed in at least float32.
+        remat: recompute layers in the backward pass.
+    """
+    logits = apply(params, windows[:, :-1], config, dtype=dtype, remat=remat)
+    wide = logits.astype(wide_dtype(logits.dtype))
+    loss = optax.softmax_cross_entropy_with_integer_labels(wide, windows[:, 1:])
+    if weights is None:
+        return Sums(jnp.sum(loss), jnp.asarray(loss.size, loss.dtype))
+    weights = weights.astype(loss.dtype)
+    return Sums(jnp.sum(loss * weights), jnp.sum(weights))
+
+
+def train_step(
+    state: TrainState,
+    windows: Int[Array, "b s1"],
+    *,
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    dtype: str | None = None,
+    remat: bool = False,
+) -> tuple[TrainState, Metrics]:
+    """One step on one batch; where loss or gradient is not finite, the state stays as it was.
+
+    Args:
+        state: what came out of the last step.
+        windows: token ids [B, S + 1]; `accumulate` divides B.
+        config: the model.
+        optimizer: an optax chain.
+        accumulate: number of parts whose gradients are summed one after the other, to save memory.
+        dtype: dtype of the computation; masters and moments keep theirs.
+        remat: recompute layers in the backward pass.
+
+    Returns:
+        The next state, and `loss` (mean nats a token), `grad_norm`, `finite`.
+    """
+
+    def loss(params: Any, part: Int[Array, "b s1"]) -> Float[Array, ""]:
+        sums = token_nll(params, part, config, dtype=dtype, remat=remat)
+        return sums.nll / sums.tokens
+
+    if accumulate == 1:
+        value, gradients = jax.value_and_grad(loss)(state.params, windows)
+    else:
+        parts = windows.reshape(accumulate, -1, windows.shape[1])
+
+        def add(total: Any, part: Int[Array, "b s1"]) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(state.params, part)), None
+
+        shapes = jax.eval_shape(jax.value_and_grad(loss), state.params, parts[0])
+        zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, zero, parts)
+        value, gradients = jax.tree.map(lambda leaf: leaf / jnp.asarray(accumulate, leaf.dtype), total)
+
+    norm = optax.global_norm(gradients)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+
+    def update(state: TrainState) -> TrainState:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.key)
+
+    return jax.lax.cond(finite, update, lambda same: same, state), {
+        "loss": value,
+        "grad_norm": norm,
+        "finite": finite,
+    }
+
+
+TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+
+
+def compile_train_step(
+    abstract: TrainState,
+    mesh: Mesh,
+    config: ModelConfig,
+    optimizer: optax.GradientTransformation,
+    *,
+    rules: Rules = DEFAULT_RULES,
+    **options: Any,
+) -> TrainStep:
+    """`train_step` jitted over a mesh, the state sharded by the rules and donated.
+
+    Raises:
+        UsageError: the mesh does not divide the model.
+    """
+    state = state_shardings(optimizer, abstract, config, mesh, rules)
+    return jax.jit(
+        partial(train_step, config=config, optimizer=optimizer, **options),
+        in_shardings=(state, batch_sharding(mesh)),
+        out_shardings=(state, replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def compile_eval_step(
+    mesh: Mesh, config: ModelConfig, *, rules: Rules = DEFAULT_RULES, dtype: str | None = None
+) -> Callable[[Any, Any, Any], Sums]:
+    """`token_nll` with weights, jitted over a mesh."""
+
+    def run(params: Any, windows: Int[Array, "b s1"], weights: Shaped[Array, "b s"]) -> Sums:
+        return token_nll(params, windows, config, weights=weights, dtype=dtype)
+
+    params, rows = param_shardings(config, mesh, rules), batch_sharding(mesh)
+    return jax.jit(run, in_shardings=(params, rows, rows), out_shardings=replicated(mesh))
