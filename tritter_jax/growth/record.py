@@ -70,15 +70,30 @@ def plan_from_record(record: Mapping[str, Any], config: ModelConfig) -> Plan:
             remedy="A newer release wrote it: upgrade tritter-jax.",
         )
     try:
-        new = set(record["new_layers"])
-        sources = tuple(record["layer_sources"])
-        return build_plan(
-            replace(config, **{name: record["source"][name] for name in _SIZES}),
-            replace(config, **{name: record["target"][name] for name in _SIZES}),
-            stack=Layout(sources, tuple(i in new for i in range(len(sources)))),
-            **{name: record[name] for name in ("depth", "positions", "width", "split", "seed")},
+        sources, new = record["layer_sources"], set(record["new_layers"])
+        stack = Layout(tuple(map(int, sources)), tuple(i in new for i in range(len(sources))))
+        source, target = (
+            replace(config, **{name: record[which][name] for name in _SIZES}) for which in ("source", "target")
         )
+        _check_stack(stack, source, target)
+        choices = {name: str(record[name]) for name in ("depth", "positions", "width", "split")}
+        return build_plan(source, target, stack=stack, seed=int(record["seed"]), **choices)
     except KeyError as error:
-        raise GrowthError(
-            "expansion_history.plan", expected=f"a field {error}", got="nothing", remedy="The record was edited."
-        ) from None
+        raise _edited(f"a field {error}", "nothing") from None
+    except (TypeError, ValueError) as error:
+        raise _edited("what `tritter expand` writes", str(error)) from None
+
+
+def _check_stack(stack: Layout, source: ModelConfig, target: ModelConfig) -> None:
+    kept = [old for old, new in zip(stack.source, stack.new, strict=True) if not new]
+    if len(stack.source) != target.num_layers or kept != list(range(source.num_layers)):
+        raise _edited(
+            f"{target.num_layers} layers, the {source.num_layers} old ones in order among them",
+            f"{len(stack.source)} layers, of which {len(kept)} are old",
+        )
+    if not set(stack.source) <= set(kept):
+        raise _edited(f"copies of layers below {source.num_layers}", f"layer {max(stack.source)}")
+
+
+def _edited(expected: str, got: str) -> GrowthError:
+    return GrowthError("expansion_history.plan", expected=expected, got=got, remedy="The record was edited.")

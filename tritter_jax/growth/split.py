@@ -46,8 +46,10 @@ def shares(source: list[int] | tuple[int, ...], split: Split) -> Float[np.ndarra
         [0.5, 1.0, 0.5]
     """
     indices = np.asarray(source)
+    copies = np.flatnonzero(indices >= 0)
+    grouped = copies[np.argsort(indices[copies], kind="stable")]
+    counts = np.unique(indices[copies], return_counts=True)[1].tolist()
+    parts = {count: split(count) for count in set(counts)}
     result = np.zeros(len(indices))
-    for old in np.unique(indices[indices >= 0]):
-        places = np.flatnonzero(indices == old)
-        result[places] = split(len(places))
+    result[grouped] = np.concatenate([parts[count] for count in counts])
     return result
