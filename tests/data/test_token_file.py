@@ -24,6 +24,7 @@ from tritter_jax.data import (
     open_tokens,
     tokenize,
     train_bpe,
+    writing,
 )
 from tritter_jax.data.split import choose_held_out
 
@@ -65,7 +66,7 @@ def test_long_documents_are_encoded_in_parts_as_a_whole(tmp_path, monkeypatch):
     documents = open_corpus("builtin:prose").documents[:6]
     whole = [i for document in documents for i in [*bpe.encode(document.text).tolist(), bpe.end_of_text]]
     monkeypatch.setattr("tritter_jax.data.text.PIECE", 700)
-    monkeypatch.setattr(cache, "_BATCH", 2000)
+    monkeypatch.setattr(writing, "_BATCH", 2000)
     file = tokenize(Corpus(label="p", documents=documents), bpe, held_out=0, cache=tmp_path)
     assert file.train.tokens.tolist() == whole
 

@@ -35,7 +35,8 @@ def train(
         from tprog.commit import new_directory, refuse_taken
 
         from tritter_jax.data.corpus import open_corpus
-        from tritter_jax.data.tokenizer import TOKENIZER_JSON, train_bpe
+        from tritter_jax.data.tokenizer import TOKENIZER_JSON
+        from tritter_jax.data.vocabulary import train_bpe
 
         def is_ours(path: Path) -> bool:
             return (path / TOKENIZER_JSON).is_file()

@@ -1,11 +1,13 @@
 """Text in, batches of token ids out: corpora, tokenizers, token files, and batches for training and evaluation."""
 
-from tritter_jax.data.batches import Batch, EvalBatches, TrainBatches, eval_batches, train_batches
+from tritter_jax.data.batches import EvalBatches, TrainBatches, eval_batches, train_batches
 from tritter_jax.data.builtin import BUILTIN
 from tritter_jax.data.cache import cache_directory, tokenize
 from tritter_jax.data.corpus import Corpus, Document, open_corpus
-from tritter_jax.data.tokenizer import Tokenizer, byte_tokenizer, load_tokenizer, train_bpe
+from tritter_jax.data.rows import Batch
+from tritter_jax.data.tokenizer import Tokenizer
 from tritter_jax.data.tokens import TokenFile, TokenView, open_tokens
+from tritter_jax.data.vocabulary import byte_tokenizer, load_tokenizer, train_bpe
 
 __all__ = [
     "BUILTIN",

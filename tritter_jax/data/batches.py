@@ -1,38 +1,17 @@
 """Batches of token ids, served by Grain: the same on every machine, whatever the number of processes.
 
-The training documents are one ring of N tokens (each document ends with the end-of-text token). An epoch turns the
-ring by a random amount, cuts it into N // S windows, and serves them in a random order; a window holds S + 1 tokens,
-so it scores S. Nothing is padded, at most S - 1 tokens of an epoch are left out, and others in every epoch. Both the
-turn and the order follow from the seed and the number of the epoch alone: any row is found in constant time.
-
-B sequences in the batch of all processes, S tokens scored in each, b = B / processes
+How an epoch is cut and shuffled is told in `tritter_jax.data.rows`.
 """
 
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-from jaxtyping import Float32, Int32
 from tprog import UsageError
 
+from tritter_jax.data.rows import ENDLESS, Batch, InOrder, Rows, Windows, prefetched
 from tritter_jax.data.tokens import TokenFile, TokenView
 
 _VERSION = 1
-_THREADS, _AHEAD = 1, 8
-_ENDLESS = 1 << 53
-
-
-class Batch(NamedTuple):
-    """Rows of token ids; token t + 1 of a row is to be predicted from tokens 0 to t.
-
-    Args:
-        tokens: S inputs and, moved by one, S targets.
-        weights: 1 where the target counts, 0 where it only fills up the last batch of an evaluation.
-    """
-
-    tokens: Int32[np.ndarray, "b S+1"]
-    weights: Float32[np.ndarray, "b S"]
 
 
 class TrainBatches(Iterator[Batch]):
@@ -43,7 +22,7 @@ class TrainBatches(Iterator[Batch]):
         rows_per_epoch: number of rows of one epoch.
     """
 
-    def __init__(self, source: "_Windows", seed: int, batch_size: int) -> None:
+    def __init__(self, source: Windows, seed: int, batch_size: int) -> None:
         self._source, self._seed, self._batch_size = source, seed, batch_size
         self.rows_per_epoch = source.windows
         self.rows = 0
@@ -77,7 +56,7 @@ class TrainBatches(Iterator[Batch]):
         """
         here = self.get_state()
         rows = state.get("rows")
-        if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows < _ENDLESS or set(state) != set(here):
+        if not isinstance(rows, int) or isinstance(rows, bool) or not 0 <= rows < ENDLESS or set(state) != set(here):
             raise _other_place("data state", "what get_state gave", str(dict(state))[:200])
         for name in ("version", "data", "seed", "sequence_length"):
             if state[name] != here[name]:
@@ -92,7 +71,7 @@ class TrainBatches(Iterator[Batch]):
         if hasattr(self, "_batches"):
             self.close()
         self.rows = rows
-        self._batches = _prefetched(_Rows(self._source, rows, self._batch_size))
+        self._batches = prefetched(Rows(self._source, rows, self._batch_size))
 
 
 def train_batches(
@@ -141,7 +120,7 @@ def train_batches(
             "--data", expected=f"more than {sequence_length} tokens, one row", got=f"{len(view)} to train on",
             remedy="Give more text, or a smaller sequence length.",
         )  # fmt: skip
-    source = _Windows(view, sequence_length, seed, process_index, process_count)
+    source = Windows(view, sequence_length, seed, process_index, process_count)
     return TrainBatches(source, seed, batch_size)
 
 
@@ -154,7 +133,7 @@ class EvalBatches:
         documents: number of documents.
     """
 
-    def __init__(self, source: "_InOrder", view: TokenView) -> None:
+    def __init__(self, source: InOrder, view: TokenView) -> None:
         self._source = source
         self.tokens, self.bytes, self.documents = len(view), view.bytes, view.documents
 
@@ -162,7 +141,7 @@ class EvalBatches:
         return len(self._source)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = _prefetched(self._source)
+        batches = prefetched(self._source)
         try:
             yield from batches
         finally:
@@ -181,7 +160,8 @@ def eval_batches(
     """The held-out documents once, in order, each token scored exactly once.
 
     The stream begins with an end-of-text token, so that its first token has something to follow; the last row and the
-    last batch are filled up with tokens of weight 0. Arguments and errors are those of `train_batches`.
+    last batch are filled up with tokens of weight 0. End-of-text tokens are scored too. A token is predicted from what lies
+    before it in its row.
 
     Args:
         data: a token file, of which the held-out documents are served, or a view of one.
@@ -193,6 +173,14 @@ def eval_batches(
 
     Raises:
         UsageError: as `train_batches`, or nothing is held out.
+
+    Example:
+        >>> import tempfile
+        >>> from tritter_jax.data import byte_tokenizer, open_corpus, tokenize
+        >>> file = tokenize(open_corpus("builtin:prose"), byte_tokenizer(), cache=tempfile.mkdtemp())
+        >>> batches = eval_batches(file, batch_size=4, sequence_length=512)
+        >>> sum(int(batch.weights.sum()) for batch in batches) == batches.tokens == len(file.held_out)
+        True
     """
     view = data.held_out if isinstance(data, TokenFile) else data
     _check(view, batch_size, sequence_length, process_index, process_count, vocab_size)
@@ -200,80 +188,7 @@ def eval_batches(
         raise UsageError(
             "--data", expected="held-out documents", got="none", remedy="Hold out a share of them when tokenising.",
         )  # fmt: skip
-    return EvalBatches(_InOrder(view, batch_size, sequence_length, process_index, process_count), view)
-
-
-class _Windows:
-    """Row r of the endless, shuffled sequence of training rows."""
-
-    def __init__(self, view: TokenView, length: int, seed: int, index: int, count: int) -> None:
-        import grain
-
-        self.view, self.length, self.index, self.count = view, length, index, count
-        self.windows = len(view) // length
-        self._order: Any = grain.MapDataset.range(self.windows).seed(seed).shuffle().repeat()
-        self._turn = lru_cache(maxsize=4)(lambda epoch: _turn(seed, epoch, len(view)))
-
-    def row(self, number: int) -> np.ndarray:
-        turn = self._turn(number // self.windows)
-        return self.view.around(turn + self._order[number] * self.length, self.length + 1)
-
-
-class _Rows:
-    """Batches of one process, from a row on: what Grain reads at random."""
-
-    def __init__(self, source: _Windows, first: int, batch_size: int) -> None:
-        self._source, self._batch_size = source, batch_size
-        self._local = batch_size // source.count
-        self._first = first + source.index * self._local
-        self._weights = np.ones((self._local, source.length), np.float32)
-
-    def __len__(self) -> int:
-        return _ENDLESS // self._batch_size
-
-    def __getitem__(self, index: int) -> Batch:
-        first = self._first + index * self._batch_size
-        tokens = np.empty((self._local, self._source.length + 1), np.int32)
-        for i in range(self._local):
-            tokens[i] = self._source.row(first + i)
-        return Batch(tokens, self._weights)
-
-
-class _InOrder:
-    """Batches of one process of an evaluation."""
-
-    def __init__(self, view: TokenView, batch_size: int, length: int, index: int, count: int) -> None:
-        self._view, self._batch_size, self._length = view, batch_size, length
-        self._local = batch_size // count
-        self._first = index * self._local
-
-    def __len__(self) -> int:
-        return -(-len(self._view) // (self._length * self._batch_size))
-
-    def __getitem__(self, index: int) -> Batch:
-        tokens = np.full((self._local, self._length + 1), self._view.end_of_text, np.int32)
-        weights = np.zeros((self._local, self._length), np.float32)
-        for i in range(self._local):
-            start = (index * self._batch_size + self._first + i) * self._length
-            # The stream is the view behind one end-of-text token: place p of it is place p - 1 of the view.
-            if start == 0:
-                ids = np.append(self._view.end_of_text, self._view.read(0, self._length))
-            else:
-                ids = self._view.read(start - 1, self._length + 1)
-            tokens[i, : len(ids)] = ids
-            weights[i, : max(len(ids) - 1, 0)] = 1
-        return Batch(tokens, weights)
-
-
-def _turn(seed: int, epoch: int, size: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0]) % size
-
-
-def _prefetched(source: Any) -> Any:
-    import grain
-
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
-    return iter(grain.MapDataset.source(source).to_iter_dataset(options))
+    return EvalBatches(InOrder(view, batch_size, sequence_length, process_index, process_count), view)
 
 
 def _check(view: TokenView, batch: int, length: int, index: int, count: int, vocab_size: int | None) -> None:

@@ -123,7 +123,8 @@ def open_corpus(spec: str | Path) -> Corpus:
     if has_magic(text):
         return _corpus(text, list(_matching(path)))
     raise UsageError(
-        text, expected="a text file, a directory, a glob, builtin:prose or builtin:code", got="nothing there",
+        text, expected="a text file, a directory, a glob, builtin:prose or builtin:code",
+        got="neither a file nor a directory" if path.exists() else "nothing there",
         remedy="Check the path of --data.",
     )  # fmt: skip
 

@@ -107,6 +107,15 @@ class TokenFile:
         description: tokens.json.
         ids: all token ids, mapped into memory, read-only.
         records: one record a document, of dtype `RECORD`.
+
+    Example:
+        >>> import tempfile
+        >>> from tritter_jax.data import byte_tokenizer, open_corpus, tokenize
+        >>> file = tokenize(open_corpus("builtin:prose"), byte_tokenizer(), cache=tempfile.mkdtemp())
+        >>> len(file.train) + len(file.held_out) == len(file.ids)
+        True
+        >>> open_tokens(file.path).digest == file.digest
+        True
     """
 
     path: Path
