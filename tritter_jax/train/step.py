@@ -96,7 +96,7 @@ def train_step(
         total, _ = jax.lax.scan(add, zero, parts)
         value, gradients = jax.tree.map(lambda leaf: leaf / jnp.asarray(accumulate, leaf.dtype), total)
 
-    norm = optax.global_norm(gradients)
+    norm = optax.tree.norm(gradients)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
 
     def update(state: TrainState) -> TrainState:

@@ -1,0 +1,194 @@
+"""A run resumes exactly, stops cleanly, and says what is wrong before its first step."""
+
+import os
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tprog.flax
+from tprog import TritterError, UsageError, VerificationError
+from tprog.flax_state import load_optimizer
+from tprog.reader import open_checkpoint
+
+from tritter_jax.train import loop
+from tritter_jax.train.config import RunConfig
+from tritter_jax.train.metrics import read_metrics
+from tritter_jax.train.setup import prepare
+from tritter_jax.train.step import train_step
+
+ON_A_MESH = 1e-5
+
+
+def losses(settings) -> list[float]:
+    return [line["loss"] for line in read_metrics(Path(settings.output.directory)) if "loss" in line]
+
+
+@pytest.fixture
+def uninterrupted(settings):
+    chosen = settings(directory="whole")
+    loop.train(prepare(chosen))
+    return losses(chosen)
+
+
+def test_loss_falls_and_the_checkpoint_has_everything(settings):
+    chosen = settings("training.steps=30", "output.checkpoint_interval=0")
+    done = loop.train(prepare(chosen))
+    course = losses(chosen)
+    assert course[-1] < course[0] - 0.5
+    checkpoint = open_checkpoint(done.checkpoint)
+    assert {"optimizer", "rng_state", "scheduler", "data_state"} <= set(checkpoint.parts)
+    assert checkpoint.progressive.steps == 30
+    assert checkpoint.progressive.training_progress.tokens_seen == 30 * 8 * 32
+    assert checkpoint.tokenizer_files
+
+
+def test_a_resumed_run_has_exactly_the_losses_of_an_uninterrupted_one(settings, uninterrupted):
+    chosen = settings()
+
+    class KilledError(Exception):
+        pass
+
+    def kill(at: loop.Report) -> None:
+        if at.step == 6:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        loop.train(prepare(chosen), report=kill)
+    loop.train(prepare(chosen))
+    assert losses(chosen) == uninterrupted
+
+
+def test_sigterm_saves_the_step_at_hand_and_the_run_goes_on(settings, uninterrupted):
+    chosen = settings("output.checkpoint_interval=0")
+
+    def preempt(at: loop.Report) -> None:
+        if at.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    done = loop.train(prepare(chosen), report=preempt)
+    assert (done.step, done.stopped) == (3, "asked to stop")
+    loop.train(prepare(chosen))
+    assert losses(chosen) == uninterrupted
+
+
+def test_a_half_written_checkpoint_is_passed_over_and_cleared(settings):
+    constant = "schedule.name=constant"
+    loop.train(prepare(settings("training.steps=4", constant)))
+    litter = Path(settings().output.directory, "checkpoints", "6.orbax-checkpoint-tmp")
+    (litter / "state").mkdir(parents=True)
+    loop.train(prepare(settings(constant)))
+    reference = settings(constant, directory="reference")
+    loop.train(prepare(reference))
+    assert losses(settings()) == losses(reference)
+    assert not litter.exists()
+
+
+def test_not_a_number_stops_with_the_last_good_state(settings, monkeypatch):
+    chosen = settings("output.checkpoint_interval=0", "output.eval_interval=0")
+    run = prepare(chosen)
+    state = run.first_state()
+    poisoned = jax.tree.map(lambda leaf: leaf, state.params)
+    poisoned["norm"] = poisoned["norm"] * np.float32("nan")
+    monkeypatch.setattr(type(run), "first_state", lambda self: state._replace(params=poisoned))
+    with pytest.raises(VerificationError, match="finite loss"):
+        loop.train(run)
+
+
+def test_a_step_that_is_not_finite_changes_nothing(settings):
+    run = prepare(settings())
+    state = run.first_state()
+    state.params["norm"] = state.params["norm"] * np.float32("inf")
+    after, metrics = train_step(state, jnp.zeros((2, 9), jnp.int32), config=run.config, optimizer=run.optimizer)
+    assert not metrics["finite"]
+    assert int(after.step) == 0
+    for before, now in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True):
+        np.testing.assert_array_equal(before, now)
+
+
+@pytest.mark.parametrize("mesh", ["data=8", "fsdp=8", "data=2 fsdp=2 tensor=2"])
+def test_a_mesh_gives_the_losses_of_one_device(settings, uninterrupted, mesh):
+    chosen = settings(*(f"mesh.{part}" for part in mesh.split()), directory="mesh")
+    loop.train(prepare(chosen))
+    np.testing.assert_allclose(losses(chosen), uninterrupted, rtol=ON_A_MESH)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["training.accumulate=4", "training.remat=true"],
+)
+def test_saving_memory_does_not_change_the_losses(settings, uninterrupted, change):
+    chosen = settings(change, directory="other")
+    loop.train(prepare(chosen))
+    np.testing.assert_allclose(losses(chosen), uninterrupted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lion", "muon"])
+def test_every_optimizer_lowers_the_loss(settings, name):
+    chosen = settings(f"optimizer.name={name}", "optimizer.learning_rate=3e-3", "training.steps=20")
+    loop.train(prepare(chosen))
+    assert losses(chosen)[-1] < losses(chosen)[0] - 0.2
+
+
+def test_bfloat16_computes_over_float32_masters(settings):
+    chosen = settings("training.compute_dtype=bfloat16")
+    done = loop.train(prepare(chosen))
+    assert open_checkpoint(done.checkpoint).config.dtype == "float32"
+    assert losses(chosen)[-1] < losses(chosen)[0]
+
+
+def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):
+    first = loop.train(prepare(settings("training.steps=4", "schedule.name=constant")))
+    chosen = settings(
+        f"model.checkpoint='{first.checkpoint}'", "schedule.name=constant", directory="second"
+    ).model_copy()
+    chosen = chosen.model_copy(update={"model": chosen.model.model_copy(update={"config": None})})
+    run = prepare(chosen)
+    state = run.first_state()
+    assert int(state.step) == 4
+    stored = load_optimizer(first.checkpoint, state.opt_state)
+    for one, other in zip(jax.tree.leaves(state.opt_state), jax.tree.leaves(stored), strict=True):
+        np.testing.assert_array_equal(one, other)
+    params = tprog.flax.load(first.checkpoint)
+    np.testing.assert_array_equal(state.params["embed"], params["embed"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["data.batch_size=6", "mesh.data=4"], "The nearest that works is 8"),
+        (["mesh.data=16", "data.batch_size=16"], "8 devices"),
+        (["mesh.tensor=8"], "not a multiple of tensor = 8"),
+        (["optimizer.name=sgdd"], "adamw, lion, muon"),
+        (["schedule.name=linear"], "warmup-cosine, wsd"),
+        (["training.stepz=5"], "training.stepz is no field"),
+        (["training.steps=0"], "greater than or equal to 1"),
+        (["model.size=7B"], "one of size, config and checkpoint"),
+        (["data.train=builtin:poetry"], "poetry"),
+        (["model.vocab_size=100"], "vocab"),
+        (["mesh.rules.hiden=fsdp"], "hidden"),
+    ],
+)
+def test_what_cannot_work_is_said_before_the_first_step(settings, changes, said):
+    with pytest.raises(TritterError, match=said):
+        prepare(settings(*changes))
+
+
+def test_a_run_directory_of_another_model_is_left_alone(settings, tmp_path):
+    loop.train(prepare(settings("training.steps=4")))
+    other = settings("model.vocab_size=384")
+    with pytest.raises(TritterError):
+        loop.train(prepare(other))
+
+
+def test_the_settings_are_echoed_and_read_back(settings):
+    chosen = settings("training.steps=1", "mesh.rules.hidden=none", "output.eval_interval=0")
+    loop.train(prepare(chosen))
+    assert RunConfig.load(Path(chosen.output.directory) / "run.toml") == chosen
+
+
+def test_an_override_needs_a_section_and_a_value(settings):
+    with pytest.raises(UsageError, match=r"section\.field=value"):
+        settings("steps")
