@@ -160,8 +160,8 @@ def eval_batches(
     """The held-out documents once, in order, each token scored exactly once.
 
     The stream begins with an end-of-text token, so that its first token has something to follow; the last row and the
-    last batch are filled up with tokens of weight 0. End-of-text tokens are scored too. A token is predicted from what lies
-    before it in its row.
+    last batch are filled up with tokens of weight 0. End-of-text tokens are scored too. A token is predicted from
+    what lies before it in its row.
 
     Args:
         data: a token file, of which the held-out documents are served, or a view of one.
