@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 from tprog import ModelConfig, config_to_json, hf_tensors, param_specs
-from tprog.params import nest
+from tprog.params import flatten, nest
 
 from tritter_jax.model import apply
 
@@ -80,7 +80,10 @@ def torch_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.f
     data["attn_implementation"] = "eager"
     hf_config = transformers.AutoConfig.for_model(**{**data, "torch_dtype": None})
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(hf_config, attn_implementation="eager").to(dtype).eval()
+    model = transformers.AutoModelForCausalLM.from_config(hf_config, attn_implementation="eager").eval()
+    wavelengths = model.model.rotary_emb.inv_freq
+    model = model.to(dtype)
+    model.model.rotary_emb.inv_freq = wavelengths  # stays float32, as from_pretrained leaves it
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
@@ -98,13 +101,25 @@ def torch_logits(model: torch.nn.Module, tokens: np.ndarray, mask: np.ndarray | 
     return (out if out.dtype == torch.float64 else out.float()).numpy()
 
 
+def torch_gradients(model: torch.nn.Module, tokens: np.ndarray, config: ModelConfig) -> dict:
+    """Gradients of the mean negative log-likelihood of the next token, as our tree."""
+    ids = torch.from_numpy(tokens).long()
+    out = model(ids[:, :-1]).logits
+    torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), ids[:, 1:].reshape(-1)).backward()
+    return _our_tree({name: parameter.grad for name, parameter in model.named_parameters()}, config)
+
+
 def params_of(model: torch.nn.Module, config: ModelConfig) -> dict:
     """Our tree of a transformers model's parameters, bit for bit."""
+    return _our_tree(model.state_dict(), config)
+
+
+def _our_tree(tensors: dict[str, torch.Tensor], config: ModelConfig) -> dict:
     state = {
         name: value.detach().view(torch.uint16).numpy().view(jnp.bfloat16)
         if value.dtype == torch.bfloat16
-        else value.detach().numpy()
-        for name, value in model.state_dict().items()
+        else value.detach().numpy().copy()
+        for name, value in tensors.items()
     }
     layers: dict[tuple[str, ...], list[np.ndarray]] = {spec.path: [] for spec in param_specs(config)}
     for tensor in hf_tensors(config):
@@ -121,3 +136,9 @@ def relative_difference(a: object, b: object) -> float:
     """Largest absolute difference over the largest absolute value of `b`, in float64."""
     left, right = np.asarray(a, np.float64), np.asarray(b, np.float64)
     return float(np.abs(left - right).max() / np.abs(right).max())
+
+
+def same_values(left: dict, right: dict) -> bool:
+    """Whether two trees have the same leaves, element for element."""
+    one, other = flatten(left), flatten(right)
+    return one.keys() == other.keys() and all(np.array_equal(leaf, other[path]) for path, leaf in one.items())
