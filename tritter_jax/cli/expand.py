@@ -30,6 +30,9 @@ def expand(
         bool, typer.Option("--verify/--no-verify", help="Compare both models before the result is put in place.")
     ] = True,
     shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = f"{SHARD_SIZE // 10**9}GB",
+    trust_hooks: Annotated[
+        bool, typer.Option("--trust-hooks", help="Run the source's expansion_hooks.py, which may add strategies.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -41,13 +44,16 @@ def expand(
     with stages() as stage:
         stage("starting")
         from tprog.commit import refuse_taken
+        from tprog.hooks import run_hooks
         from tprog.layout import default_name
         from tprog.reader import is_checkpoint, open_checkpoint
 
-        from tritter_jax.growth import describe
+        from tritter_jax.growth import describe, load_strategies
         from tritter_jax.growth.expand import expand as run
 
+        load_strategies()
         checkpoint = open_checkpoint(source_path(source))
+        run_hooks(checkpoint, trust=trust_hooks)
         wanted = target_for(checkpoint.config, target, dtype)
         steps = checkpoint.progressive.steps
         destination = out or Path(default_name(checkpoint.path, size_label(wanted), steps))

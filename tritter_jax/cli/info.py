@@ -4,10 +4,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.tree import Tree
 from tprog import config_to_json, count_parameters, size_label
 
 from tritter_jax.cli.arguments import source_path
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges, table
+from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges
 
 
 def info(
@@ -42,21 +44,27 @@ def info(
     }
 
     def render(console: Console) -> None:
-        view = table("", "")
-        view.add_row("family", config.family)
-        view.add_row("size", f"{size_label(config)}: {count_parameters(config):,} parameters")
-        view.add_row("shape", f"{config.num_layers} layers, hidden {config.hidden_size:,}, "
-                     f"{config.num_heads} heads in {config.num_kv_heads} groups of width {config.head_dim}, "
-                     f"feed-forward {config.intermediate_size:,}, vocabulary {config.vocab_size:,}")  # fmt: skip
-        view.add_row("embeddings", "tied" if config.tie_embeddings else "not tied")
-        view.add_row("weights", ", ".join(f"{human_bytes(size)} {dtype}" for dtype, size in stored.items()))
+        tree = Tree(f"[bold]{escape(str(checkpoint.path))}[/bold]")
+        model = tree.add(f"{config.family} {size_label(config)}: {count_parameters(config):,} parameters")
+        model.add(f"{config.num_layers} layers, hidden {config.hidden_size:,}, feed-forward "
+                  f"{config.intermediate_size:,}")  # fmt: skip
+        model.add(f"{config.num_heads} query heads in {config.num_kv_heads} groups, each {config.head_dim} wide")
+        tied = "tied" if config.tie_embeddings else "not tied"
+        model.add(f"vocabulary {config.vocab_size:,}, embeddings {tied}")
+        model.add(", ".join(f"{human_bytes(size)} of {dtype}" for dtype, size in stored.items()))
         if progress := progressive.training_progress:
-            view.add_row("trained", f"{progress.steps:,} steps, {progress.tokens_seen:,} tokens")
-        for entry in progressive.expansion_history:
-            view.add_row("grown", _lineage(entry))
+            model.add(f"trained for {progress.steps:,} steps on {progress.tokens_seen:,} tokens")
+        if progressive.expansion_history:
+            lineage = tree.add("lineage")
+            for entry in progressive.expansion_history:
+                lineage.add(escape(_lineage(entry)))
+        places = {"": tree.add("files")}
         for name, size in files.items():
-            view.add_row("file", f"{name}  [dim]{human_bytes(size)}[/dim]")
-        console.print(view)
+            folder, _, leaf = name.rpartition("/")
+            if folder not in places:
+                places[folder] = places[""].add(f"{escape(folder)}/")
+            places[folder].add(f"{escape(leaf)}  [dim]{human_bytes(size)}[/dim]")
+        console.print(tree)
 
     emit(result, json, render)
 
@@ -65,6 +73,8 @@ def _lineage(entry: Any) -> str:
     parts = [f"{entry.from_size} -> {entry.to_size}, {entry.method}"]
     if entry.plan and entry.plan.get("new_layers"):
         parts.append(f"new layers {ranges(entry.plan['new_layers'])}")
-    if entry.measured_drift:
+    if entry.measured_drift and "max_relative" in entry.measured_drift:
         parts.append(f"drift {entry.measured_drift['max_relative']:.1e}")
+    if entry.tokens_after:
+        parts.append(f"{entry.tokens_after:,} tokens since")
     return ", ".join(parts)

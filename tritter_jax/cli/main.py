@@ -6,7 +6,7 @@ import sys
 import typer
 from tprog import TritterError, VerificationError
 
-from tritter_jax.cli import convert, demo, expand, info, init, plan, sizes, tokenizer, train
+from tritter_jax.cli import convert, demo, diff, expand, info, init, plan, sizes, tokenizer, train, verify
 from tritter_jax.cli.output import err, print_error
 
 app = typer.Typer(
@@ -21,6 +21,8 @@ app.command("info")(info.info)
 app.command("init")(init.init)
 app.command("import")(convert.import_)
 app.command("export")(convert.export)
+app.command("verify")(verify.verify)
+app.command("diff")(diff.diff)
 app.command("sizes")(sizes.sizes)
 app.command("train")(train.train)
 app.command("demo")(demo.demo)

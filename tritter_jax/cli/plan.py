@@ -43,8 +43,9 @@ def plan(
 
     Example: tritter plan --from 3B --to 7B
     """
-    from tritter_jax.growth import describe, make_plan
+    from tritter_jax.growth import describe, load_strategies, make_plan
 
+    load_strategies()
     config = _source_config(source)
     made = make_plan(
         config,

@@ -1,0 +1,56 @@
+"""tritter verify: whether a checkpoint is whole."""
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from tritter_jax.cli.arguments import source_path
+from tritter_jax.cli.output import JsonOption, emit, human_bytes, stages
+
+
+def verify(
+    path: Annotated[str, typer.Argument(help="A .tprog, a Hugging Face directory, or a size: the newest one here.")],
+    repair_index: Annotated[
+        bool,
+        typer.Option("--repair-index", help="Rebuild the index from the weights files first."),
+    ] = False,
+    checksums: Annotated[bool, typer.Option(help="Hash the files that progressive.json lists.")] = True,
+    finite: Annotated[bool, typer.Option(help="Look at every value for NaN and infinity.")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Check checksums, names, shapes, dtypes, values and JSON; lists everything that is wrong at once.
+
+    Example: tritter verify tritter-3B-0.tprog
+    """
+    from tprog import verify as checks
+
+    directory = source_path(path)
+    with stages() as stage:
+        if repair_index:
+            stage("rebuilding the index")
+            checks.repair_index(directory)
+        stage("verifying")
+        report = checks.verify(directory, checksums=checksums, finite=finite)
+
+    def render(console: Console) -> None:
+        for finding in report.findings:
+            console.print(f"[red]{escape(finding.file)}[/red]: {escape(finding.problem)}")
+        seen = f"{report.files} files, {human_bytes(report.nbytes)}, {report.tensors} tensors, "
+        seen += f"{report.checksums} checksums"
+        verdict = "nothing wrong" if report.ok else f"{len(report.findings)} things wrong"
+        console.print(f"{report.path}: {verdict} in {seen}")
+
+    result = {
+        "path": str(report.path),
+        "ok": report.ok,
+        "findings": [{"file": finding.file, "problem": finding.problem} for finding in report.findings],
+        "files": report.files,
+        "bytes": report.nbytes,
+        "tensors": report.tensors,
+        "checksums": report.checksums,
+    }
+    emit(result, json, render)
+    if not report.ok:
+        raise typer.Exit(1)
