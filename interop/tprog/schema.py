@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tprog.config import ModelConfig
 from tprog.errors import FormatError
@@ -21,7 +21,18 @@ FORMAT_VERSION = "1.0.0"
 
 Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
-Layer = Annotated[int, Field(ge=0)]
+# Bounds on lists keep a hostile file from turning into millions of findings.
+Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=65_536)]
+
+
+_MOST_FILES = 16_384
+
+
+def _few(files: object) -> object:
+    # Field(max_length) alone counts a dict only after looking at every entry.
+    if isinstance(files, dict) and len(files) > _MOST_FILES:
+        raise ValueError(f"at most {_MOST_FILES} files are listed")
+    return files
 
 
 class _Record(BaseModel):
@@ -81,15 +92,15 @@ class RecommendedExpansion(_Record):
     target_hidden_size: Size | None = None
     target_num_layers: Size | None = None
     method: str | None = None
-    layer_duplication_indices: list[Layer] | None = None
+    layer_duplication_indices: Layers | None = None
 
 
 class LayerAnalysis(_Record):
     """What is known of each layer's worth."""
 
-    importance_scores: list[float] | None = None
-    expendable_layers: list[Layer] | None = None
-    critical_layers: list[Layer] | None = None
+    importance_scores: Annotated[list[float], Field(max_length=65_536)] | None = None
+    expendable_layers: Layers | None = None
+    critical_layers: Layers | None = None
 
 
 class EWCConfig(_Record):
@@ -111,7 +122,7 @@ class Manifest(_Record):
     """The files of one save. Every weights file carries the same save id in its own metadata."""
 
     save_id: Annotated[str, Field(min_length=1)]
-    files: dict[str, FileRecord]
+    files: Annotated[dict[str, FileRecord], BeforeValidator(_few), Field(max_length=_MOST_FILES)]
 
 
 class Progressive(_Record):
@@ -128,7 +139,7 @@ class Progressive(_Record):
     model_family: str
     current_size: CurrentSize
     training_progress: TrainingProgress | None = None
-    expansion_history: list[Expansion] = Field(default_factory=list)
+    expansion_history: Annotated[list[Expansion], Field(max_length=4_096)] = Field(default_factory=list)
     recommended_expansion: RecommendedExpansion | None = None
     layer_analysis: LayerAnalysis | None = None
     ewc_config: EWCConfig | None = None
@@ -280,8 +291,12 @@ def _plain(value: object) -> object:
 def _reason(problem: Mapping[str, Any]) -> str:
     if problem["type"] == "missing":
         return "missing"
-    return f"{problem['msg']}, got {problem['input']!r}"
+    value = problem["input"]
+    got = f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | dict) else f"{value!r}"
+    return f"{problem['msg']}, got {got}"
 
+
+_SHOWN = 100
 
 _T = TypeVar("_T", bound=_Record)
 
@@ -290,14 +305,17 @@ def _validate(kind: type[_T], data: Mapping[str, Any], where: object) -> _T:
     try:
         return kind.model_validate(dict(data))
     except ValidationError as error:
+        problems = error.errors(include_url=False, include_context=False)
         findings = [
-            f"{'.'.join(map(str, problem['loc']))}: {_reason(problem)}"[:300]
-            for problem in error.errors(include_url=False)
+            f"{'.'.join(map(str, problem['loc']))}: {_reason(problem)}"[:300] for problem in problems[:_SHOWN]
         ]
+        if len(problems) > _SHOWN:
+            findings.append(f"and {len(problems) - _SHOWN} more")
+        count = len(problems)
     raise FormatError(
         where,
         expected="the fields of progressive.json",
-        got=f"{len(findings)} that do not fit",
+        got=f"{count} that do not fit",
         remedy="Mend these fields, or delete the file to open the directory with default metadata:",
         findings=findings,
     )

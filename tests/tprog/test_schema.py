@@ -1,6 +1,8 @@
 """progressive.json: both of the specification's schemas, unknown fields, and what is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,3 +185,48 @@ def test_the_json_schema_says_what_the_models_say():
     assert "lambda" in schema["$defs"]["EWCConfig"]["properties"]
     assert schema["required"] == ["format_version", "model_family", "current_size"]
     assert schema["additionalProperties"] is True
+
+
+def test_hostile_metadata_costs_little(tmp_path):
+    """Each is refused within a second and 100 MB."""
+    size = FINAL["current_size"]
+    start = json.dumps(FINAL | {"current_size": size})[:-1].replace('"expansion_history"', '"history"')
+    texts = {
+        "history": start + ', "expansion_history": [' + "{}," * 500_000 + "{}]}",
+        "files": start
+        + ', "manifest": {"save_id": "a", "files": {'
+        + ",".join(f'"{i}":{{}}' for i in range(300_000))
+        + "}}}",
+        "scores": replaced(FINAL, None, "layer_analysis", "importance_scores"),
+        "digits": start + ', "x": ' + "9" * 5_000_000 + "}",
+        "long": start + ', "x": "' + "a" * (17 << 20) + '"}',
+    }
+    texts["scores"] = json.dumps(texts["scores"]).replace(
+        '"importance_scores": null', '"importance_scores": [' + '"",' * 900_000 + '""]'
+    )
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    code = """
+import resource, sys, time
+from pathlib import Path
+from tprog.errors import FormatError
+from tprog.schema import read_progressive
+for path in sys.argv[1:]:
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    try:
+        read_progressive(Path(path))
+    except FormatError:
+        print(time.process_time() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    arguments = [str(tmp_path / name) for name in texts]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    costs = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
+    assert len(costs) == len(texts)
+    assert max(seconds for seconds, _ in costs) < 1, costs
+    assert max(kilobytes for _, kilobytes in costs) < 100_000, costs
+
+
+def test_many_findings_are_counted_and_cut():
+    with pytest.raises(FormatError, match="3000 that do not fit") as caught:
+        parse_progressive(FINAL | {"expansion_history": [{}] * 1000})
+    assert len(caught.value.findings) == 101
