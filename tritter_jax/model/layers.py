@@ -4,6 +4,8 @@ Axis letters: B batch, S query positions, T key positions, D hidden, H query hea
 K width of a head, F feed-forward, V vocabulary, L layers.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
@@ -69,13 +71,27 @@ def attend(
     return jnp.einsum("bngst,btnk->bsngk", weights_BNGST, v_BTNK).reshape(batch, length, heads, width)
 
 
+KeysValues = tuple[Float[Array, "b _ n k"], Float[Array, "b _ n k"]]
+"""Keys and values of some positions, each [B, T, N, K]."""
+Store = Callable[[KeysValues], KeysValues]
+"""From the keys and values of the positions at hand to those to attend to, such as a cache with them in it."""
+
+
+def _only_these(now: KeysValues) -> KeysValues:
+    return now
+
+
 class Attention(TableModule):
     """Causal grouped-query attention with rotary embedding."""
 
     def __call__(
-        self, x: Float[Array, "b s d"], rotation: Rotation, mask: Bool[Array, "b 1 s s"]
+        self,
+        x: Float[Array, "b s d"],
+        rotation: Rotation,
+        mask: Bool[Array, "b 1 s t"],
+        store: Store = _only_these,
     ) -> Float[Array, "b s d"]:
-        """Attend within the sequence; `mask` is true where a query (third axis) may see a key (fourth)."""
+        """Attend to what `store` gives; `mask` is true where a query (third axis) may see a key (fourth)."""
         config, ternary = self.config, bool(self.config.ternary)
         q_BSHK = project(x, self.query[...], self.optional("query_bias"), ternary=ternary)
         k_BTNK = project(x, self.key[...], self.optional("key_bias"), ternary=ternary)
@@ -85,6 +101,7 @@ class Attention(TableModule):
         if (gain := self.optional("key_norm")) is not None:
             k_BTNK = rms_norm(k_BTNK, gain, config.norm_eps)
         q_BSHK, k_BTNK = rotate(q_BSHK, rotation), rotate(k_BTNK, rotation)
+        k_BTNK, v_BTNK = store((k_BTNK, v_BTNK))
         y_BSHK = attend(q_BSHK, k_BTNK, v_BTNK, mask)
         if (gain := self.optional("sub_norm")) is not None:
             flat = y_BSHK.reshape(*y_BSHK.shape[:2], -1)
@@ -120,9 +137,13 @@ class Block(TableModule):
         self.mlp = FeedForward(config, ("layers", "mlp"), key)
 
     def __call__(
-        self, x: Float[Array, "b s d"], rotation: Rotation, mask: Bool[Array, "b 1 s s"]
+        self,
+        x: Float[Array, "b s d"],
+        rotation: Rotation,
+        mask: Bool[Array, "b 1 s t"],
+        store: Store = _only_these,
     ) -> Float[Array, "b s d"]:
         """Add attention, then the feed-forward layer, to the residual stream."""
         eps = self.config.norm_eps
-        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), rotation, mask)
+        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), rotation, mask, store)
         return x + self.mlp(rms_norm(x, self.mlp_norm[...], eps))
