@@ -6,7 +6,7 @@ import sys
 import typer
 from tprog import TritterError, VerificationError
 
-from tritter_jax.cli import convert, demo, diff, expand, info, init, plan, sizes, tokenizer, train, verify
+from tritter_jax.cli import convert, demo, diff, evaluate, expand, info, init, plan, sizes, tokenizer, train, verify
 from tritter_jax.cli.output import err, print_error
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app.command("verify")(verify.verify)
 app.command("diff")(diff.diff)
 app.command("sizes")(sizes.sizes)
 app.command("train")(train.train)
+app.command("eval")(evaluate.eval_)
+app.command("generate")(evaluate.generate)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
 
