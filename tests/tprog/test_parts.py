@@ -193,8 +193,8 @@ def test_optax_goes_on_where_torch_stopped(tmp_path):
     step_torch(model, optimizer, tokens)
     gradients = {name: tprog.torch.as_numpy(parameter.grad) for name, parameter in model.named_parameters()}
     gradient = tprog.flax.load(tprog.numpy.save(tmp_path / "gradient.tprog", gradients, config))
-    updates, _ = tx.update(gradient, state, params)
-    stepped = tprog.flax.to_tensors(optax.apply_updates(params, updates), config)
+    updates, _ = jax.jit(tx.update)(gradient, state, params)
+    stepped = tprog.flax.to_tensors(jax.jit(optax.apply_updates)(params, updates), config)
     for name, tensor in model.state_dict().items():
         assert np.allclose(stepped.tensor(name), tensor.numpy(), rtol=0, atol=2e-6), name
 
@@ -223,18 +223,23 @@ def partitioned():
 def test_any_state_of_optax_survives(tmp_path, build):
     params = tprog.flax.load(saved(tmp_path / "w.tprog"))
     tx = build()
-    state = tx.init(params)
-    for seed in range(3):
-        gradient = jax.tree.map(lambda leaf, seed=seed: jnp.cos(leaf * (seed + 1)), params)
+    state = jax.jit(tx.init)(params)
+
+    @jax.jit
+    def step(params, state, factor):
+        gradient = jax.tree.map(lambda leaf: jnp.cos(leaf * factor), params)
         updates, state = tx.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state
+
+    for factor in (1.0, 2.0, 3.0):
+        params, state = step(params, state, factor)
     path = tprog.flax.save(tmp_path / "a.tprog", params, CONFIG, opt_state=state)
     loaded = tprog.flax_state.load_optimizer(path, jax.eval_shape(tx.init, params))
     assert jax.tree.structure(loaded) == jax.tree.structure(state)
     for expected, got in zip(jax.tree.leaves(state), jax.tree.leaves(loaded), strict=True):
         assert expected.dtype == got.dtype
         assert np.array_equal(np.asarray(expected), np.asarray(got))
-    fresh = tx.init(params)
+    fresh = jax.jit(tx.init)(params)
     assert any(
         not np.array_equal(np.asarray(a), np.asarray(b))
         for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(fresh), strict=True)
