@@ -44,8 +44,12 @@ def test_float32_keeps_the_function_to_rounding(model, growth):
     assert drift(plan) < FLOAT32 <= plan.guarantee.tolerance
 
 
-@pytest.mark.parametrize("dtype", sorted(set(TOLERANCE) - {"float64", "float32"}))
-@cases(EACH_MODEL)
+NARROW = [pytest.param(model, growth, "bfloat16", id=f"{model.name}-bfloat16") for model, growth in EACH_MODEL]
+OTHERS = set(TOLERANCE) - {"float64", "float32", "bfloat16"}
+NARROW += [pytest.param(*EACH_MODEL[0], dtype, id=dtype) for dtype in sorted(OTHERS)]
+
+
+@pytest.mark.parametrize(("model", "growth", "dtype"), NARROW)
 def test_narrow_dtypes_keep_the_function_to_the_stated_tolerance(model, growth, dtype):
     plan = growth.plan(in_dtype(model.config, dtype))
     assert drift(plan) < plan.guarantee.tolerance

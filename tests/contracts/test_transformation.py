@@ -14,9 +14,12 @@ from tprog.params import flatten, nest
 
 from tests.contracts.cases import BOTH, DEEPER, EACH_MODEL, GROWTHS, MODELS, PAIRS, cases, params_for
 from tests.support import random_params
-from tritter_jax.growth import grow, make_plan, map_gradients
+from tritter_jax.growth import WIDTH, AxisMap, grow, make_plan, map_gradients
+from tritter_jax.growth.axis_map import FRESH
 
-WIDENED = [(MODELS[0], growth) for growth in GROWTHS]
+ALL_GROWTHS = [(MODELS[0], growth) for growth in GROWTHS]
+EACH_KIND = [(MODELS[0], replace(BOTH, width=width)) for width in WIDTH] + [(MODELS[0], DEEPER)]
+"""For what costs much to compile."""
 
 
 def assert_same(left: dict, right: dict, **tolerance: float) -> None:
@@ -40,7 +43,36 @@ def test_the_result_fits_the_targets_table(model, growth):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grown))
 
 
-@cases(WIDENED)
+def as_matrix(along: AxisMap | None, size: int, quantity: str) -> np.ndarray:
+    """An axis map as the matrix that it is, [new, old]."""
+    if along is None:
+        return np.eye(size)
+    matrix = np.zeros((len(along), size))
+    for new, old in enumerate(along.source):
+        if old != FRESH:
+            matrix[new, old] = along.factors(quantity)[new]
+    return matrix
+
+
+@pytest.mark.parametrize(("move", "quantity"), [(grow, "weight"), (map_gradients, "gradient")])
+@cases(ALL_GROWTHS)
+def test_a_parameter_is_multiplied_by_one_matrix_an_axis(model, growth, move, quantity):
+    plan = growth.plan(model.config)
+    params = params_for(plan.source)
+    result = flatten(move(params, plan))
+    for spec, _ in plan.target_specs():
+        maps = plan.axis_maps(spec)
+        expected = np.asarray(flatten(params)[spec.path], np.float64)
+        for axis, along in enumerate(maps):
+            matrix = as_matrix(along, spec.shape[axis], quantity)
+            expected = np.moveaxis(np.tensordot(matrix, expected, (1, axis)), 0, axis)
+        old = np.ix_(*[np.arange(n) if m is None else ~m.fresh for n, m in zip(spec.shape, maps, strict=True)])
+        got = np.asarray(result[spec.path])
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got[old], expected[old], rtol=1e-6, err_msg=spec.name)
+
+
+@cases(EACH_KIND)
 def test_jit_equals_eager(model, growth):
     plan = growth.plan(model.config)
     params = params_for(plan.source)
@@ -72,7 +104,7 @@ def test_mapped_gradients_say_of_a_mapped_step_what_the_old_ones_said(model, gro
     assert there == pytest.approx(inner(step, gradient), rel=1e-5)
 
 
-@cases(EACH_MODEL)
+@cases(EACH_MODEL[:1])
 def test_first_moments_of_an_optimizer_move_with_the_gradients(model, growth):
     plan = growth.plan(model.config)
     gradient = random_params(plan.source, seed=1)
@@ -99,7 +131,7 @@ def mesh() -> jax.sharding.Mesh:
 
 
 @pytest.mark.parametrize("move", [grow, map_gradients])
-@cases(WIDENED)
+@cases(EACH_KIND)
 def test_a_parameter_sharded_over_eight_devices_stays_sharded_and_equal(model, growth, move, mesh):
     plan = growth.plan(model.config)
     params = params_for(plan.source)
