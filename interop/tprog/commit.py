@@ -59,7 +59,7 @@ def new_directory(
     made = _make_parents(path)
     committed = False
     try:
-        with _report(path), _lock(path):
+        with told_plainly(path), _lock(path):
             _recover(path)
             refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
             _check_space(path, needed)
@@ -100,13 +100,18 @@ def _sync(path: Path) -> None:
 def _make_parents(path: Path) -> list[Path]:
     """Make the parent directories; gives those that are new, innermost first."""
     missing = [parent for parent in path.parents if not parent.exists()]
-    with _report(path):
+    with told_plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return missing
 
 
 @contextlib.contextmanager
-def _report(path: Path) -> Iterator[None]:
+def told_plainly(path: Path) -> Iterator[None]:
+    """A context in which a full or closed disk is an error that says so.
+
+    Raises:
+        UsageError: in place of an `OSError` that the person at the keyboard can mend.
+    """
     try:
         yield
     except (FileExistsError, NotADirectoryError) as error:

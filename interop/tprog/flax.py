@@ -11,6 +11,7 @@ from tprog.blockcopy import contiguous
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError
+from tprog.flax_host import layer_on_host, processes
 from tprog.flax_load import Shardings, load_tree
 from tprog.params import check_tree, flatten, hf_tensors
 from tprog.parts import Parts
@@ -78,7 +79,7 @@ def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
 
     def make(name: str) -> np.ndarray:
         tensor = table[name]
-        return contiguous(tensor.spec.to_hf(_layer_on_host(leaves[tensor.spec.path], tensor.layer)))
+        return contiguous(tensor.spec.to_hf(layer_on_host(leaves[tensor.spec.path], tensor.layer)))
 
     return LazyTensors(specs, make)
 
@@ -97,6 +98,9 @@ def save(
     **options: Any,
 ) -> Path:
     """Write a tree of parameters and whatever training state is given as a checkpoint.
+
+    A program of several processes calls this in all of them; they divide the files among them, and must see the same
+    file system. Arrays may be spread over all devices.
 
     Args:
         path: the directory to make.
@@ -124,7 +128,7 @@ def save(
         scheduler=scheduler,
         data_state=data_state,
     )
-    return write_checkpoint(path, config, to_tensors(params, config), parts=parts, **options)
+    return write_checkpoint(path, config, to_tensors(params, config), parts=parts, gang=processes(), **options)
 
 
 def load_part(path: str | Path | Checkpoint, part: str, *, dtype: str | np.dtype | None = None) -> Params:
@@ -143,23 +147,3 @@ def load_part(path: str | Path | Checkpoint, part: str, *, dtype: str | np.dtype
             remedy="Read it by name with `tprog.numpy.load_part`:", findings=missing,
         )  # fmt: skip
     return load_tree(tensors, checkpoint.config, dtype=dtype)
-
-
-def _layer_on_host(leaf: Any, layer: int | None) -> np.ndarray:
-    """One layer of an array (or all of one that is not stacked), in memory of this host."""
-    if not isinstance(leaf, jax.Array):
-        return np.asarray(leaf if layer is None else leaf[layer])
-    if len(leaf.sharding.device_set) == 1:
-        # On this machine's CPU numpy sees the array itself; from elsewhere only the layer is fetched.
-        on_cpu = next(iter(leaf.sharding.device_set)).platform == "cpu"
-        whole = layer is None or on_cpu
-        return np.asarray(leaf)[... if layer is None else layer] if whole else np.asarray(leaf[layer])
-    result = np.empty(leaf.shape if layer is None else leaf.shape[1:], leaf.dtype)
-    for shard in leaf.addressable_shards:
-        if shard.replica_id == 0 and layer is None:
-            result[shard.index] = np.asarray(shard.data)
-        elif shard.replica_id == 0 and layer is not None:
-            held = range(*shard.index[0].indices(leaf.shape[0]))
-            if layer in held:
-                result[shard.index[1:]] = np.asarray(shard.data[layer - held.start])
-    return result

@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tprog.blockcopy import contiguous
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError, UsageError
+from tprog.flax_host import layer_on_host
 from tprog.params import HFTensor, flatten, hf_tensors, nest, param_specs
 from tprog.parts import STEP, step_tensor
 from tprog.reader import Checkpoint, open_checkpoint
@@ -204,4 +206,4 @@ def _by_parameter(config: ModelConfig) -> dict[str, list[HFTensor]]:
 
 
 def _host(leaf: Any, tensor: HFTensor) -> np.ndarray:
-    return tensor.spec.to_hf(np.asarray(leaf if tensor.layer is None else leaf[tensor.layer]))
+    return contiguous(tensor.spec.to_hf(layer_on_host(leaf, tensor.layer)))

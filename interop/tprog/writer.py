@@ -3,7 +3,8 @@
 import os
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,25 @@ from tprog.commit import new_directory
 from tprog.config import DTYPES, ModelConfig
 from tprog.config_json import config_to_json
 from tprog.errors import ParameterError, UsageError
+from tprog.gang import Gang, shared_directory
 from tprog.hashing import hash_file
-from tprog.jsonio import write_json
+from tprog.jsonio import read_json, write_json
 from tprog.layout import CONFIG, INDEX, JSON_PARTS, PROGRESSIVE, SAVE_ID, SHARD_SIZE, TENSOR_PARTS, shard_names
 from tprog.params import hf_tensors, mismatches
 from tprog.parts import Parts
+from tprog.paths import safe_file
 from tprog.reader import is_checkpoint
 from tprog.schema import FileRecord, Manifest, Progressive, write_progressive
 from tprog.source import Tensors, TensorSource, as_source, main_dtype
 from tprog.tensorfile import TensorWriter
-from tprog.tensorheader import TensorSpec
+from tprog.tensorheader import TensorSpec, build_header
 from tprog.tokenizer import tokenizer_files, write_tokenizer
 
 Check = Callable[[Path], Progressive | None]
 """Called with the finished directory before it is put in place: raises to abort, may return amended metadata."""
+
+
+_RECORDS = ".records-{rank}.json"
 
 
 def write_checkpoint(
@@ -39,6 +45,7 @@ def write_checkpoint(
     files: Mapping[str, bytes] | None = None,
     parts: Parts | None = None,
     check: Check | None = None,
+    gang: Gang | None = None,
 ) -> Path:
     """Write a `.tprog` directory; it appears at `path` complete, or not at all.
 
@@ -55,6 +62,7 @@ def write_checkpoint(
         parts: optimizer, Fisher information and the like: see `tprog.parts.Parts`.
         check: called with the temporary directory when all is written; raising aborts the save, and returned
             metadata replaces that of the file.
+        gang: the processes that write it together, where there are several; each passes the same arguments.
 
     Returns:
         The directory.
@@ -81,26 +89,31 @@ def write_checkpoint(
     parts = parts or Parts()
     parts.check(config)
     extra = dict(files or {}) | parts.bytes
-    needed = sum(spec.nbytes for spec in source.specs.values()) + parts.nbytes + sum(map(len, extra.values()))
-    with new_directory(path, overwrite=overwrite, needed=needed, is_ours=is_checkpoint) as temporary:
-        save = _Save(temporary)
+    gang = gang or Gang()
+    weights = sum(spec.nbytes for spec in source.specs.values())
+    # Several processes divide the files among them, so that there must be as many.
+    shard_size = min(shard_size, -(-weights // gang.count)) if gang.count > 1 else shard_size
+    needed = weights + parts.nbytes + sum(map(len, extra.values()))
+    make = partial(new_directory, path, overwrite=overwrite, needed=needed, is_ours=is_checkpoint)
+    with shared_directory(gang, path, make) as temporary:
+        save = _Save(temporary, gang)
         save.tensors("weights", INDEX, source, shard_size)
         for name, part in parts.tensors.items():
             stem = TENSOR_PARTS[name]
             sharded = len(plan_shards(part.specs, shard_size)) > 1
             save.tensors(stem, f"{stem}.safetensors.index.json" if sharded else None, part, shard_size)
-        write_json(temporary / CONFIG, config_to_json(config))
-        for name, value in parts.json.items():
-            save.make_parent(JSON_PARTS[name])
-            write_json(temporary / JSON_PARTS[name], dict(value))
-        write_tokenizer(temporary, tokenizer)
-        for name, data in extra.items():
-            save.make_parent(name)
-            (temporary / name).write_bytes(data)
-        save.finish(progressive)
-        amended = check(temporary) if check is not None else None
-        if amended is not None:
-            save.finish(amended.describing(config))
+        save.exchange_records()
+        if gang.rank == 0:
+            save.json(CONFIG, config_to_json(config))
+            for name, value in parts.json.items():
+                save.json(JSON_PARTS[name], value)
+            write_tokenizer(temporary, tokenizer)
+            for name, data in extra.items():
+                save.place(name).write_bytes(data)
+            save.finish(progressive)
+            amended = check(temporary) if check is not None else None
+            if amended is not None:
+                save.finish(amended.describing(config))
     return path
 
 
@@ -130,16 +143,34 @@ def plan_shards(specs: Mapping[str, TensorSpec], shard_size: int) -> list[dict[s
 
 
 def write_shards(
-    directory: Path, stem: str, source: TensorSource, *, shard_size: int, metadata: Mapping[str, str]
+    directory: Path,
+    stem: str,
+    source: TensorSource,
+    *,
+    shard_size: int,
+    metadata: Mapping[str, str],
+    gang: Gang | None = None,
 ) -> dict[str, FileRecord]:
-    """Write a source as `{stem}.safetensors` or as numbered files; gives their lengths and hashes by name."""
+    """Write a source as `{stem}.safetensors` or as numbered files; gives lengths and hashes of those written here.
+
+    In a gang every member asks for every tensor, since making one may take all of them, and writes its own files.
+    """
+    gang = gang or Gang()
     shards = plan_shards(source.specs, shard_size)
-    records = {}
-    for name, specs in zip(shard_names(stem, len(shards)), shards, strict=True):
-        with TensorWriter(directory / name, specs, metadata) as writer:
-            for tensor in writer.names:
-                writer.write(tensor, source.tensor(tensor))
-        records[name] = FileRecord(bytes=writer.bytes_written, sha256=writer.sha256)
+    records: dict[str, FileRecord] = {}
+    failure: OSError | None = None
+    for number, (name, specs) in enumerate(zip(shard_names(stem, len(shards)), shards, strict=True)):
+        if number % gang.count == gang.rank and failure is None:
+            try:
+                records[name] = _write_shard(directory / name, specs, source, metadata)
+                continue
+            except _UnwrittenError as error:
+                if gang.count == 1:
+                    raise error.reason from None
+                failure, specs = error.reason, error.rest
+        for tensor in build_header(specs, {})[1] if gang.count > 1 else ():
+            source.tensor(tensor)
+    gang.agree(failure)
     return records
 
 
@@ -153,25 +184,71 @@ def index_of(source: TensorSource, shard_size: int, stem: str) -> dict[str, Any]
     }
 
 
-@dataclass
+class _UnwrittenError(Exception):
+    """A file that could not be written, and the tensors of it that nobody has asked for yet."""
+
+    def __init__(self, reason: OSError, rest: Mapping[str, TensorSpec]) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+        self.rest = dict(rest)
+
+
+def _write_shard(
+    path: Path, specs: Mapping[str, TensorSpec], source: TensorSource, metadata: Mapping[str, str]
+) -> FileRecord:
+    rest = dict(build_header(specs, metadata)[1])
+    try:
+        with TensorWriter(path, specs, metadata) as writer:
+            for name in writer.names:
+                array = source.tensor(name)
+                del rest[name]
+                writer.write(name, array)
+    except OSError as error:
+        raise _UnwrittenError(error, rest) from None
+    return FileRecord(bytes=writer.bytes_written, sha256=writer.sha256)
+
+
 class _Save:
     """One save in progress: its id, and the hashes known so far."""
 
-    directory: Path
-    save_id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    records: dict[str, FileRecord] = field(default_factory=dict)
+    def __init__(self, directory: Path, gang: Gang) -> None:
+        self.directory = directory
+        self.gang = gang
+        self.save_id = gang.share(uuid.uuid4().hex)
+        self.records: dict[str, FileRecord] = {}
 
-    def make_parent(self, name: str) -> None:
-        (self.directory / name).parent.mkdir(exist_ok=True)
+    def place(self, name: str) -> Path:
+        """Where a file goes; its folder is made."""
+        path = safe_file(self.directory, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def json(self, name: str, value: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        write_json(self.place(name), dict(value))
 
     def tensors(self, stem: str, index: str | None, source: TensorSource, shard_size: int) -> None:
         """Write a set of tensors, and its index where that has a name."""
-        self.make_parent(stem)
-        if index is not None:
-            write_json(self.directory / index, index_of(source, shard_size, Path(stem).name))
+        self.place(stem)
+        if index is not None and self.gang.rank == 0:
+            self.json(index, index_of(source, shard_size, Path(stem).name))
+        metadata = {SAVE_ID: self.save_id}
         self.records |= write_shards(
-            self.directory, stem, source, shard_size=shard_size, metadata={SAVE_ID: self.save_id}
+            self.directory, stem, source, shard_size=shard_size, metadata=metadata, gang=self.gang
         )
+
+    def exchange_records(self) -> None:
+        """Bring the hashes of all members to member 0, by files: there is no bound on their number."""
+        if self.gang.count == 1:
+            return
+        own = self.directory / _RECORDS.format(rank=self.gang.rank)
+        if self.gang.rank:
+            write_json(own, {name: record.to_json() for name, record in self.records.items()})
+        self.gang.agree(None)
+        for rank in range(1, self.gang.count) if self.gang.rank == 0 else ():
+            path = self.directory / _RECORDS.format(rank=rank)
+            self.records |= {name: FileRecord(**record) for name, record in read_json(path).items()}
+            path.unlink()
 
     def finish(self, progressive: Progressive) -> None:
         """Write progressive.json, with the manifest of every other file."""
