@@ -1,5 +1,7 @@
 """A grown model survives the disk bit for bit, and transformers runs the directory with no code of ours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,9 @@ from tprog.reader import open_checkpoint
 
 from tests.contracts.cases import EACH_MODEL, cases, in_dtype, params_for
 from tests.support import logits, random_tokens, relative_difference, torch_logits
-from tritter_jax.growth import TOLERANCE, grow
+from tritter_jax.growth import TOLERANCE, WIDTH, grow
 from tritter_jax.growth.drift import precision
+from tritter_jax.growth.stream import grown_tensors
 
 MODULE = 1e-5
 
@@ -46,3 +49,18 @@ def test_transformers_computes_the_source_from_the_grown_directory(model, growth
     assert type(theirs).__name__ == plan.target.family_record.architecture
     assert theirs.config.num_hidden_layers == plan.target.num_layers
     assert relative_difference(torch_logits(theirs, tokens), logits(params, tokens, plan.source)) < MODULE
+
+
+@cases([(model, replace(growth, width=width)) for width in WIDTH for model, growth in EACH_MODEL[::2]])
+def test_growing_tensor_by_tensor_gives_what_growing_the_tree_gives(model, growth, tmp_path):
+    plan = growth.plan(in_dtype(model.config, "bfloat16"))
+    params = params_for(plan.source)
+    source = open_checkpoint(tprog.flax.save(tmp_path / "source.tprog", params, plan.source))
+    streamed, whole = grown_tensors(source, plan), tprog.flax.to_tensors(grow(params, plan), plan.target)
+    assert streamed.specs == whole.specs
+    for name in whole.specs:
+        one, other = streamed.tensor(name), whole.tensor(name)
+        if any(along.fresh.any() for _, along in plan.maps):  # the spread of what is drawn is a sum, in some order
+            np.testing.assert_allclose(one.astype(np.float32), other.astype(np.float32), rtol=1e-2, err_msg=name)
+        else:
+            np.testing.assert_array_equal(same_bits(one), same_bits(other), err_msg=name)
