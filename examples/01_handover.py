@@ -22,8 +22,10 @@ from tritter_jax.model import init_params
 from tritter_jax.train.state import new_state
 from tritter_jax.train.step import train_step
 
-RATE, DECAY, SIZE = 3e-3, 0.1, dict(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48)
-CONFIG = ModelConfig(family="llama", vocab_size=128, **SIZE)
+RATE, DECAY = 3e-3, 0.1
+CONFIG = ModelConfig(
+    family="llama", vocab_size=128, hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48
+)
 ADAMW = optax.adamw(RATE, 0.9, 0.95, 1e-8, weight_decay=DECAY)
 STEP = jax.jit(train_step, static_argnames=("config", "optimizer"))
 

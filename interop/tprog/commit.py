@@ -175,14 +175,29 @@ def _aside(path: Path) -> Path:
 
 
 def refuse_taken(
-    path: str | Path, *, overwrite: bool = False, is_ours: Callable[[Path], bool] = lambda _: True
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    is_ours: Callable[[Path], bool] = lambda _: True,
+    source: Path | None = None,
 ) -> None:
     """Refuse a destination that exists, before any work is done for it.
+
+    Args:
+        path: the destination.
+        overwrite: whether an old one may be replaced.
+        is_ours: whether an old one is of the kind that may be replaced.
+        source: where the content comes from; the destination must be neither it nor inside it.
 
     Raises:
         UsageError: something is there, and it is not to be overwritten or not of the kind that may be.
     """
     path = Path(path).expanduser()
+    if source is not None and path.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            path, expected="a destination outside the source", got="the source itself, or a place inside it",
+            remedy="Choose another path.",
+        )  # fmt: skip
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
@@ -192,7 +207,7 @@ def refuse_taken(
         )  # fmt: skip
     if not path.is_dir() or not is_ours(path):
         raise UsageError(
-            path, expected="a checkpoint to overwrite", got="something that is not one",
+            path, expected="a checkpoint to overwrite", got="something else, or other files beside one",
             remedy="Only checkpoints are overwritten; remove it yourself, or choose another path.",
         )  # fmt: skip
 

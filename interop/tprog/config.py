@@ -9,6 +9,12 @@ from typing import Any
 from tprog.errors import ConfigError
 from tprog.families import FAMILIES, Family
 
+SIZE_FIELDS = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size")
+"""The fields of `ModelConfig` that growth changes."""
+
+MAX_LAYERS, MAX_LENGTH = 10_000, 1 << 26
+"""Largest number of layers, and largest length of any other axis, that a configuration may ask for."""
+
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 """Names of the dtypes weights may be stored in."""
 
@@ -122,7 +128,7 @@ class ModelConfig:
     extra: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
+        if not isinstance(self.family, str) or self.family not in FAMILIES:
             raise ConfigError(
                 "family",
                 expected=f"one of {', '.join(FAMILIES)}",
@@ -137,7 +143,8 @@ class ModelConfig:
             "intermediate_size",
             "vocab_size",
         ):
-            self._check(name, "a whole number above 0", _is_count(getattr(self, name)))
+            limit = MAX_LAYERS if name == "num_layers" else MAX_LENGTH
+            self._check(name, f"a whole number from 1 to {limit}", _is_count(getattr(self, name), limit))
         if not self.head_dim:
             self._check(
                 "hidden_size",
@@ -146,7 +153,7 @@ class ModelConfig:
             )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_heads)
         self._check("head_dim", "an even number above 0 (rotary embedding turns pairs)",
-                    _is_count(self.head_dim) and self.head_dim % 2 == 0)  # fmt: skip
+                    _is_count(self.head_dim, MAX_LENGTH) and self.head_dim % 2 == 0)  # fmt: skip
         self._check("num_heads", f"a multiple of num_kv_heads ({self.num_kv_heads})",
                     self.num_heads % self.num_kv_heads == 0)  # fmt: skip
         self._check("max_position_embeddings", "a whole number above 0", _is_count(self.max_position_embeddings))
@@ -171,7 +178,9 @@ class ModelConfig:
 
     def _check(self, name: str, rule: str, holds: bool) -> None:
         if not holds:
-            raise ConfigError(name, expected=rule, got=repr(getattr(self, name)), remedy="Mend the configuration.")
+            raise ConfigError(
+                name, expected=rule, got=repr(getattr(self, name))[:60], remedy="Mend the configuration."
+            )
 
     def __reduce__(self) -> tuple[Any, ...]:
         values = {f.name: getattr(self, f.name) for f in fields(self)} | {"extra": dict(self.extra)}
@@ -202,16 +211,15 @@ class ModelConfig:
 
     def resized(self, other: "ModelConfig") -> "ModelConfig":
         """This model at another's size: its hidden, layers, heads, kv heads, head_dim and mlp, all else kept."""
-        names = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size")
-        return replace(self, **{name: getattr(other, name) for name in names})
+        return replace(self, **{name: getattr(other, name) for name in SIZE_FIELDS})
 
 
 def _rebuild(values: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**values)
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _is_count(value: object, limit: int = 1 << 31) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= limit
 
 
 def _is_positive(value: object) -> bool:

@@ -159,8 +159,9 @@ def _rope(data: Mapping[str, Any], family: Family, where: object) -> dict[str, A
         _refuse(where, "rope_scaling", "an object", repr(block))
     theta = block.get("rope_theta", data.get("rope_theta", family.default_rope_theta))
     theta = _typed(where, "rope_theta", theta, float)
-    if block.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0)) not in (1.0, None):
-        _refuse(where, "partial_rotary_factor", "1.0", repr(block.get("partial_rotary_factor")))
+    part = block.get("partial_rotary_factor", data.get("partial_rotary_factor", 1.0))
+    if part not in (1.0, None):
+        _refuse(where, "partial_rotary_factor", "1.0", repr(part)[:60])
     kind = block.get("rope_type", block.get("type", "default"))
     if kind == "default":
         return {"rope_theta": theta}
@@ -178,13 +179,13 @@ def _rope(data: Mapping[str, Any], family: Family, where: object) -> dict[str, A
 def _attention(data: Mapping[str, Any], family: Family, where: object) -> dict[str, Any]:
     if data.get("use_sliding_window"):
         _refuse(where, "use_sliding_window", "false", "true", "Windows in some layers only are not supported.")
-    kinds = set(data.get("layer_types") or ())
-    if kinds - {"full_attention"}:
+    kinds = data.get("layer_types") or ["full_attention"]
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
         _refuse(
             where,
             "layer_types",
             "full_attention in every layer",
-            ", ".join(sorted(map(str, kinds))),
+            str(kinds)[:100],
             "Windows in some layers only are not supported.",
         )
     values: dict[str, Any] = {}
@@ -192,9 +193,9 @@ def _attention(data: Mapping[str, Any], family: Family, where: object) -> dict[s
         window = data.get("sliding_window", 4096)
         values["sliding_window"] = None if window is None else _typed(where, "sliding_window", window, int)
     if family.attention_bias_allowed:
-        values["attention_bias"] = bool(data.get("attention_bias", False))
+        values["attention_bias"] = _typed(where, "attention_bias", data.get("attention_bias", False), bool)
     if family.mlp_bias_allowed:
-        values["mlp_bias"] = bool(data.get("mlp_bias", False))
+        values["mlp_bias"] = _typed(where, "mlp_bias", data.get("mlp_bias", False), bool)
     return values
 
 

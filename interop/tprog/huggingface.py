@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tprog.commit import new_directory
+from tprog.commit import new_directory, refuse_taken
 from tprog.config_json import config_to_json
 from tprog.errors import UsageError
 from tprog.jsonio import write_json
@@ -45,6 +45,7 @@ def import_directory(
         UsageError: the destination is taken, or cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
     return write_checkpoint(
         destination,
         checkpoint.config,
@@ -53,7 +54,7 @@ def import_directory(
         shard_size=shard_size,
         overwrite=overwrite,
         tokenizer_from=checkpoint.path,
-        files=_kept_files(checkpoint),
+        files=kept_files(checkpoint),
         parts=checkpoint.to_parts(),
         check=check,
     )
@@ -73,6 +74,7 @@ def export_directory(
         UsageError: the destination is taken, or cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
     with new_directory(
         destination, overwrite=overwrite, needed=_size(checkpoint), is_ours=is_checkpoint
     ) as temporary:
@@ -100,6 +102,8 @@ def export_torch(source: str | Path | Checkpoint, destination: str | Path, *, ov
 
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     path = Path(destination).expanduser().resolve()
+    if path.is_relative_to(checkpoint.path):
+        refuse_taken(path, source=checkpoint.path)
     if path.suffix not in (".pt", ".pth", ".bin"):
         with new_directory(path, overwrite=overwrite, needed=_size(checkpoint), is_ours=is_checkpoint) as temporary:
             torch.save(load(checkpoint), temporary / "pytorch_model.bin")
@@ -122,7 +126,8 @@ def _size(checkpoint: Checkpoint) -> int:
     return sum(spec.nbytes for spec in checkpoint.specs.values())
 
 
-def _kept_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+def kept_files(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The small files at the top of a model directory that go along when it is written anew."""
     names = [name for name in (GENERATION_CONFIG,) if (checkpoint.path / name).is_file()]
     return {name: safe_file(checkpoint.path, name).read_bytes() for name in names}
 
@@ -130,5 +135,5 @@ def _kept_files(checkpoint: Checkpoint) -> dict[str, bytes]:
 def _write_companions(checkpoint: Checkpoint, directory: Path) -> None:
     write_json(directory / CONFIG, config_to_json(checkpoint.config))
     export_tokenizer(directory, checkpoint.tokenizer_files)
-    for name, data in _kept_files(checkpoint).items():
+    for name, data in kept_files(checkpoint).items():
         (directory / name).write_bytes(data)

@@ -23,9 +23,6 @@ SHARD_SIZE = 5 * 10**9
 SAVE_ID = "save_id"
 """Name under which a weights file's metadata holds the id of the save it belongs to."""
 
-SHARD_SIZE = 5 * 10**9
-"""Largest tensor file, in bytes, where the caller names none; a tensor is never split."""
-
 TENSOR_PARTS = {
     "optimizer": "training/optimizer",
     "rng_state": "training/rng_state",
@@ -39,6 +36,7 @@ RNG_STATE = "training/rng_state.pt"
 
 HF_WEIGHTS = "model.safetensors"
 ORBAX_PARAMS = "params"
+ORBAX_MARKER = "_CHECKPOINT_METADATA"
 GENERATION_CONFIG = "generation_config.json"
 SPECIAL_TOKENS = "special_tokens.json"
 HF_SPECIAL_TOKENS = "special_tokens_map.json"

@@ -24,7 +24,7 @@ Roles say what an axis does to the activations that run along it (see `tritter_j
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal, cast
 
@@ -277,6 +277,18 @@ def spec_of(config: ModelConfig, name: str) -> ParamSpec:
         got="a name the table does not have",
         remedy="See `tprog.params.param_specs(config)`.",
     )
+
+
+def tied_names(config: ModelConfig) -> tuple[str, str]:
+    """Hugging Face names of the output layer and of the embedding, which are one tensor where they are tied.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> tied_names(named_size("test"))
+        ('lm_head.weight', 'model.embed_tokens.weight')
+    """
+    untied = replace(config, tie_embeddings=False)
+    return spec_of(untied, "lm_head").hf_name, spec_of(untied, "embed").hf_name
 
 
 @dataclass(frozen=True)

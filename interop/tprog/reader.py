@@ -13,6 +13,7 @@ from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
 from tprog.layout import (
     CONFIG,
+    GENERATION_CONFIG,
     HF_WEIGHTS,
     HOOKS,
     INDEX,
@@ -21,9 +22,10 @@ from tprog.layout import (
     SAVE_ID,
     SUBDIRECTORIES,
     TENSOR_PARTS,
+    TOKENIZER_FILES,
     WEIGHTS,
 )
-from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches
+from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches, tied_names
 from tprog.parts import Parts, present_parts, read_json_part, read_tensors
 from tprog.paths import safe_file
 from tprog.schema import Progressive, read_progressive
@@ -32,8 +34,6 @@ from tprog.tensorfile import TensorFile
 from tprog.tensorheader import TensorSpec
 from tprog.tokenizer import tokenizer_files
 from tprog.weights import TensorSet, find_weights
-
-_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,15 @@ def is_checkpoint(directory: Path) -> bool:
     return (
         (directory / CONFIG).is_file()
         and any((directory / name).is_file() for name in weights)
-        and all(entry.name in SUBDIRECTORIES for entry in directory.iterdir() if entry.is_dir())
+        and all(_is_known(entry) for entry in directory.iterdir())
     )
+
+
+def _is_known(entry: Path) -> bool:
+    if entry.is_dir():
+        return entry.name in SUBDIRECTORIES
+    known = (CONFIG, PROGRESSIVE, INDEX, HOOKS, GENERATION_CONFIG, *TOKENIZER_FILES)
+    return entry.name in known or entry.suffix == ".safetensors"
 
 
 def _checked_specs(
@@ -190,10 +197,11 @@ def _checked_specs(
         if not COMPUTED_BUFFERS.fullmatch(name)
     }
     findings = list(weights.findings) + _other_saves(weights, progressive) + _other_size(config, progressive)
-    if config.tie_embeddings and _OUTPUT in found and not findings:
-        if not _same_tensor(weights, _EMBEDDING, _OUTPUT):
-            findings.append(f"{_OUTPUT} differs from {_EMBEDDING}, though config.json ties them")
-        del found[_OUTPUT]
+    output, embedding = tied_names(config)
+    if config.tie_embeddings and output in found and not findings:
+        if not _same_tensor(weights, embedding, output):
+            findings.append(f"{output} differs from {embedding}, though config.json ties them")
+        del found[output]
     expected = {tensor.name: tensor.shape for tensor in hf_tensors(config)}
     findings += mismatches(expected, {name: spec.shape for name, spec in found.items()})
     findings += [

@@ -3,7 +3,7 @@
 import difflib
 import math
 
-from tprog.config import ModelConfig
+from tprog.config import SIZE_FIELDS, ModelConfig
 from tprog.errors import ConfigError
 from tprog.params import param_specs
 
@@ -83,13 +83,7 @@ def size_label(config: ModelConfig) -> str:
         >>> size_label(named_size("7B"))
         '7B'
     """
-    dimensions = (
-        config.hidden_size,
-        config.num_layers,
-        config.num_heads,
-        config.num_kv_heads,
-        config.intermediate_size,
-    )
+    dimensions = tuple(getattr(config, name) for name in SIZE_FIELDS if name != "head_dim")
     for name, size in SIZES.items():
         if size == dimensions:
             return name

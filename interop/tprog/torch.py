@@ -11,7 +11,7 @@ from tprog.config import ModelConfig
 from tprog.config_json import config_from_json
 from tprog.dtypes import CODES, numpy_dtype
 from tprog.errors import ParameterError, UsageError
-from tprog.params import COMPUTED_BUFFERS, hf_tensors
+from tprog.params import COMPUTED_BUFFERS, hf_tensors, tied_names
 from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors
@@ -136,13 +136,14 @@ def to_tensors(model: torch.nn.Module | Mapping[str, torch.Tensor], config: Mode
     state = model.state_dict() if isinstance(model, torch.nn.Module) else dict(model)
     known = [tensor.name for tensor in hf_tensors(config)]
     state = {name: tensor for name, tensor in state.items() if not COMPUTED_BUFFERS.fullmatch(name)}
-    if config.tie_embeddings and "lm_head.weight" in state:
-        if not torch.equal(state["lm_head.weight"], state["model.embed_tokens.weight"]):
+    output, embedding = tied_names(config)
+    if config.tie_embeddings and output in state:
+        if not torch.equal(state[output], state[embedding]):
             raise ParameterError(
-                "lm_head.weight", expected="the embedding, which the configuration ties it to", got="another tensor",
+                output, expected="the embedding, which the configuration ties it to", got="another tensor",
                 remedy="Tie the model's weights, or set tie_word_embeddings to false.",
             )  # fmt: skip
-        del state["lm_head.weight"]
+        del state[output]
     order = {name: place for place, name in enumerate(known)}
     return named_tensors({name: state[name] for name in sorted(state, key=lambda name: order.get(name, len(order)))})
 

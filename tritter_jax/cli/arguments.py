@@ -1,11 +1,17 @@
 """What users may write for a source, a target, a list of layers, a number of bytes."""
 
+import os
 import re
 from pathlib import Path
 
 from tprog import SIZES, ModelConfig, UsageError, load_config, named_size
 from tprog.config import DTYPES
 from tprog.layout import CONFIG, newest
+
+from tritter_jax.cli.output import err
+
+MAX_SEED = (1 << 32) - 1
+"""Largest seed: jax keeps 32 bits of it."""
 
 
 def is_size(text: str) -> bool:
@@ -19,7 +25,7 @@ def source_path(text: str) -> Path:
     Raises:
         UsageError: there is neither.
     """
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
     if path.exists():
         return path
     if is_size(text):
@@ -34,7 +40,7 @@ def source_path(text: str) -> Path:
 
 def target_size(text: str) -> ModelConfig | Path:
     """A named size's configuration, or the path of a config.json."""
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
     if is_size(text) and not path.is_file():
         return named_size(text)
     if path.is_dir():
@@ -49,7 +55,8 @@ def target_size(text: str) -> ModelConfig | Path:
 def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig:
     """The configuration a source is to grow into.
 
-    A named size sets the sizes and keeps everything else of the source; a config.json must agree in the rest.
+    A named size sets the sizes and keeps everything else of the source. A config.json must agree in all that makes
+    the function; what else it says is not taken over, which is said on standard error.
 
     Raises:
         ConfigError: no such size, or the file is no configuration.
@@ -58,6 +65,11 @@ def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig
 
     size = target_size(text)
     target = load_config(size) if isinstance(size, Path) else source.resized(size)
+    for name in ("max_position_embeddings", "initializer_range", "extra") + (() if dtype else ("dtype",)):
+        kept, asked = getattr(source, name), getattr(target, name)
+        if kept != asked:
+            what = "token ids and other fields" if name == "extra" else f"{name} {kept}, not {asked}"
+            err().print(f"kept from the source: {what}", style="dim", markup=False)
     return replace(target, dtype=check_dtype(dtype) or source.dtype)
 
 

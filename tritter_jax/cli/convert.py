@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from tprog import count_parameters
-from tprog.layout import ORBAX_PARAMS, SHARD_SIZE
+from tprog.layout import ORBAX_MARKER, ORBAX_PARAMS, SHARD_SIZE
 
 from tritter_jax.cli.arguments import byte_count, source_path
 from tritter_jax.cli.output import JsonOption, emit, stages
@@ -41,7 +41,7 @@ def import_(
     directory, limit = source_path(source), byte_count(shard_size)
     with stages() as stage:
         stage("copying")
-        if (directory / ORBAX_PARAMS).is_dir():
+        if (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file():
             from tritter_jax.train.checkpoint import import_orbax
 
             path = import_orbax(directory, destination, shard_size=limit, overwrite=overwrite)
@@ -84,6 +84,6 @@ def export(
 
 def _report(path: Path, kind: str, dtype: str, parameters: int, json: bool) -> None:
     def render(console: Console) -> None:
-        console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}")
+        console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}", markup=False)
 
     emit({"path": str(path), "format": kind, "parameters": parameters, "dtype": dtype}, json, render)

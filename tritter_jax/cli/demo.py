@@ -1,20 +1,18 @@
 """tritter demo: the whole job on a small model, and the proof that the function is unchanged."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from tritter_jax.cli.arguments import MAX_SEED
 from tritter_jax.cli.output import JsonOption, emit, stages, table
-
-if TYPE_CHECKING:
-    pass
 
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="Keep both checkpoints in this directory.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights and tokens.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and tokens.", min=0, max=MAX_SEED - 1)] = 0,
     json: JsonOption = False,
 ) -> None:
     """Build a small model, grow it in depth and width, and compare it in JAX and in transformers.
@@ -42,7 +40,7 @@ def demo(
         for note in outcome.notes:
             console.print(note)
         if out:
-            console.print(f"Both checkpoints are in {out}.")
+            console.print(f"Both checkpoints are in {out}.", markup=False)
 
     emit(outcome.as_json(), json, render)
     if not all(row.holds for row in outcome.rows):

@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
-from tritter_jax.cli.arguments import source_path
+from tritter_jax.cli.arguments import MAX_SEED, source_path
 from tritter_jax.cli.output import JsonOption, emit, out, stages, table
 
 Path_ = Annotated[str, typer.Argument(help="A checkpoint, or a size: the newest one here.")]
@@ -45,7 +46,7 @@ def eval_(
         view = table("data", "loss (nats/token)", "perplexity", "bits per byte", "tokens", numbers=(1, 2, 3, 4))
         for found in results:
             view.add_row(
-                found.data,
+                escape(found.data),
                 f"{found.loss:.4f}",
                 f"{found.perplexity:.2f}",
                 f"{found.bits_per_byte:.4f}",
@@ -72,7 +73,7 @@ def generate(
     length: Annotated[int, typer.Option(help="Number of tokens to add.", min=1)] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw among the likeliest k; 0 for all.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0, max=MAX_SEED)] = 0,
     json: JsonOption = False,
 ) -> None:
     """Sample text from a checkpoint, for a look at the model.

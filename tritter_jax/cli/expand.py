@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from tprog import size_label
-from tprog.layout import SHARD_SIZE
+from tprog.layout import EWC, HOOKS, SHARD_SIZE, TRAINING
 
 from tritter_jax.cli.arguments import byte_count, layer_list, source_path, target_for
 from tritter_jax.cli.output import JsonOption, emit, stages
@@ -20,7 +20,7 @@ def expand(
         Path | None, typer.Option(help="The .tprog to write; default {model}-{size}-{step}.tprog here.")
     ] = None,
     depth: Depth = "identity",
-    positions: Positions = "uniform",
+    positions: Positions = "auto",
     layers: Layers = None,
     width: Width = "duplicate",
     split: Split = "uneven",
@@ -57,7 +57,7 @@ def expand(
         wanted = target_for(checkpoint.config, target, dtype)
         steps = checkpoint.progressive.steps
         destination = out or Path(default_name(checkpoint.path, size_label(wanted), steps))
-        refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint)
+        refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
         done = run(
             checkpoint,
             destination,
@@ -72,8 +72,9 @@ def expand(
             width=width,
             split=split,
             seed=seed,
+            convert=True if dtype else None,
         )
-    left = [name for name in ("training", "ewc") if (checkpoint.path / name).is_dir()]
+    left = [name for name in (TRAINING, EWC, HOOKS) if (checkpoint.path / name).exists()]
     result: dict[str, Any] = {
         "source": str(checkpoint.path),
         "path": str(done.path),
@@ -84,7 +85,7 @@ def expand(
 
     def render(console: Console) -> None:
         print_plan(console, done.plan)
-        console.print(f"wrote {done.path}")
+        console.print(f"wrote {done.path}", markup=False)
         if done.drift is None:
             console.print("not verified (--no-verify)")
         else:
@@ -93,7 +94,9 @@ def expand(
                 f"{done.drift.tokens} tokens (tolerance {done.plan.guarantee.tolerance:.0e} in "
                 f"{done.plan.guarantee.dtype})"
             )
+            if done.drift.before_rounding is not None:
+                console.print(f"before rounding to {done.plan.guarantee.dtype}: {done.drift.before_rounding:.2e}")
         for name in left:
-            console.print(f"[yellow]left behind:[/yellow] {name}/ of the source was not grown")
+            console.print(f"[yellow]left behind:[/yellow] {name} of the source was not taken along")
 
     emit(result, json, render)

@@ -8,7 +8,7 @@ from rich.console import Console
 from tprog import UsageError, count_parameters, load_config, named_size, size_label
 from tprog.layout import SHARD_SIZE, CheckpointName
 
-from tritter_jax.cli.arguments import byte_count, check_dtype
+from tritter_jax.cli.arguments import MAX_SEED, byte_count, check_dtype
 from tritter_jax.cli.output import JsonOption, emit, stages
 
 
@@ -16,7 +16,7 @@ def init(
     size: Annotated[str | None, typer.Option(help="A named size; `tritter sizes` lists them.")] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json instead of a named size.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Stored dtype; default bfloat16, or the config's own.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the initialisation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the initialisation.", min=0, max=MAX_SEED)] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write; default tritter-{size}-0.tprog here.")] = None,
     shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = f"{SHARD_SIZE // 10**9}GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
@@ -57,6 +57,6 @@ def init(
     result = {"path": str(path), "parameters": count_parameters(model), "dtype": model.dtype, "seed": seed}
 
     def render(console: Console) -> None:
-        console.print(f"{path}: {result['parameters']:,} parameters, {model.dtype}, seed {seed}")
+        console.print(f"{path}: {result['parameters']:,} parameters, {model.dtype}, seed {seed}", markup=False)
 
     emit(result, json, render)

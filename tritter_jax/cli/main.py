@@ -1,16 +1,18 @@
 """The command `tritter`. Every sub-command is a module beside this one; heavy imports wait inside its function."""
 
 import os
+import signal
 import sys
+from typing import Annotated, NoReturn
 
 import typer
 from tprog import TritterError, VerificationError
 
+from tritter_jax import __version__
 from tritter_jax.cli import convert, demo, diff, evaluate, expand, info, init, plan, sizes, tokenizer, train, verify
 from tritter_jax.cli.output import err, print_error
 
 app = typer.Typer(
-    help="Grow a language model instead of retraining it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -34,10 +36,36 @@ _UNKEPT = 3
 """Exit code where a result did not meet its guarantee and was not written; 1 is every other mistake."""
 
 
+def _version(asked: bool) -> bool:
+    if asked:
+        sys.stdout.write(f"tritter-jax {__version__}\n")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
+    ] = False,
+) -> None:
+    """Grow a language model instead of retraining it.
+
+    Exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 3 a result that did not meet its
+    guarantee and was not written, 4 `tritter diff` found a difference, 130 and 143 interrupted.
+    """
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    """SIGTERM unwinds like an error, so that what is half-written is removed."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one paragraph and a non-zero exit code, never a traceback."""
     # The accelerator's own start-up messages are not what the user asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except TritterError as error:
@@ -47,5 +75,10 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        err().print(f"[bold red]error:[/bold red] {error.filename or 'the system'}: {error.strerror or error}")
+        place = error.filename or "the system"
+        err().print(f"error: {place}: {error.strerror or error}", style="red", markup=False)
         sys.exit(1)
+    except SystemExit as stop:
+        if stop.code in (130, 143):
+            err().print("interrupted; nothing half-written is left", style="red")
+        raise

@@ -90,7 +90,7 @@ def table(*columns: str, title: str | None = None, numbers: tuple[int, ...] = ()
 
     result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 2, 0, 0), pad_edge=False)
     for i, column in enumerate(columns):
-        result.add_column(column, justify="right" if i in numbers else "left", no_wrap=i in numbers)
+        result.add_column(column, justify="right" if i in numbers else "left", no_wrap=i in numbers or i == 0)
     return result
 
 

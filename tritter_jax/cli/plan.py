@@ -7,7 +7,7 @@ from rich.console import Console
 from tprog import ModelConfig, UsageError, count_parameters, named_size, size_label
 from tprog.sizes import count_bytes
 
-from tritter_jax.cli.arguments import is_size, layer_list, source_path, target_for
+from tritter_jax.cli.arguments import MAX_SEED, is_size, layer_list, source_path, target_for
 from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges, table
 
 if TYPE_CHECKING:
@@ -19,11 +19,13 @@ From = Annotated[
 ]
 To = Annotated[str, typer.Option("--to", help="A named size, or a config.json.")]
 Depth = Annotated[str, typer.Option(help="How new layers begin: identity (they change nothing).")]
-Positions = Annotated[str, typer.Option(help="Where new layers go: uniform (LLaMA Pro's rule) or spread.")]
+Positions = Annotated[
+    str, typer.Option(help="Where new layers go: uniform (LLaMA Pro's rule), spread, or auto: the first that fits.")
+]
 Layers = Annotated[str | None, typer.Option(help="The layers to copy, such as 13-18, instead of a rule.")]
 Width = Annotated[str, typer.Option(help="How axes are widened: duplicate or fresh.")]
 Split = Annotated[str, typer.Option(help="How copies share what they pass on: uneven, even or first.")]
-Seed = Annotated[int, typer.Option(help="Seed of whatever is drawn.")]
+Seed = Annotated[int, typer.Option(help="Seed of whatever is drawn.", min=0, max=MAX_SEED)]
 DType = Annotated[str | None, typer.Option(help="Stored dtype of the result; default the source's.")]
 
 
@@ -31,7 +33,7 @@ def plan(
     source: From,
     target: To,
     depth: Depth = "identity",
-    positions: Positions = "uniform",
+    positions: Positions = "auto",
     layers: Layers = None,
     width: Width = "duplicate",
     split: Split = "uneven",
@@ -56,6 +58,7 @@ def plan(
         width=width,
         split=split,
         seed=seed,
+        convert=True if dtype else None,
     )
     emit(describe(made), json, lambda console: print_plan(console, made))
 

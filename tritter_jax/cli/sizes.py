@@ -34,4 +34,4 @@ def sizes(json: JsonOption = False) -> None:
         console.print("kv: key and value heads; dim: width of a head; bf16: bytes of the weights in bfloat16.")
         console.print("Vocabulary 65,536, rope_theta 500,000, embeddings not tied.")
 
-    emit({"sizes": rows}, json, render)
+    emit({"vocab_size": named_size("test").vocab_size, "sizes": rows}, json, render)

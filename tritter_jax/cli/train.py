@@ -77,6 +77,6 @@ def train(
             console.print(f"stopped early: {done.stopped}")
         held_out = "" if done.held_out_loss is None else f", held out {done.held_out_loss:.4f}"
         console.print(f"step {done.step}: loss {done.loss:.4f}{held_out}, {done.tokens_seen:,} tokens seen")
-        console.print(f"wrote {done.checkpoint}")
+        console.print(f"wrote {done.checkpoint}", markup=False)
 
     emit(result, json, render)

@@ -40,7 +40,7 @@ def verify(
         seen = f"{report.files} files, {human_bytes(report.nbytes)}, {report.tensors} tensors, "
         seen += f"{report.checksums} checksums"
         verdict = "nothing wrong" if report.ok else f"{len(report.findings)} things wrong"
-        console.print(f"{report.path}: {verdict} in {seen}")
+        console.print(f"{report.path}: {verdict} in {seen}", markup=False)
 
     result = {
         "path": str(report.path),

@@ -13,10 +13,10 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Key
-from tprog import ParamSpec, check_tree
+from tprog import ParameterError, ParamSpec, check_tree
 from tprog.params import flatten, nest
 
-from tritter_jax.dtypes import wide_dtype
+from tritter_jax.dtypes import require_precision, wide_dtype
 from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.plan import Plan
 
@@ -25,7 +25,7 @@ Quantity = Literal["weight", "gradient"]
 
 
 def grow(params: Tree, plan: Plan, *, donate: bool = False) -> dict[str, Any]:
-    """The grown parameters: in `plan.target.dtype` where it is not the source's, else each in its own.
+    """The grown parameters: in `plan.target.dtype` where the plan converts, else each in its own.
 
     Scales are multiplied in float32 (float64 for float64) and rounded once. A parameter that is sharded over a mesh
     stays sharded alike, along every axis whose new length the mesh divides.
@@ -36,7 +36,8 @@ def grow(params: Tree, plan: Plan, *, donate: bool = False) -> dict[str, Any]:
         donate: free each old parameter as soon as its grown one is computed; `params` is of no use afterwards.
 
     Raises:
-        ParameterError: `params` is not a tree of `plan.source`.
+        ParameterError: `params` is not a tree of `plan.source`, or not of floating-point arrays.
+        UsageError: the plan is for float64, and JAX is not set to compute in it.
 
     Example:
         >>> import tprog
@@ -51,6 +52,7 @@ def grow(params: Tree, plan: Plan, *, donate: bool = False) -> dict[str, Any]:
         (3, 40, 48)
     """
     check_tree(params, plan.source, where="the parameters to grow")
+    require_precision(plan.target.dtype)
     return _grow_tree(params, plan, "weight", donate=donate)
 
 
@@ -69,6 +71,12 @@ def map_gradients(gradients: Tree, plan: Plan) -> dict[str, Any]:
 
 def _grow_tree(tree: Tree, plan: Plan, quantity: Quantity, *, donate: bool = False) -> dict[str, Any]:
     flat, grown = flatten(tree), {}
+    odd = [".".join(path) for path, leaf in flat.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if odd:
+        raise ParameterError(
+            odd[0], expected="floating-point numbers", got=flat[tuple(odd[0].split("."))].dtype,
+            remedy="Only weights and what is shaped like them can grow.", findings=odd[1:],
+        )  # fmt: skip
     for old, new in plan.target_specs():
         x = flat[old.path]
         growth = leaf_growth(plan, old, quantity)
@@ -122,7 +130,7 @@ def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
         spec: the parameter's row in the source's table.
         quantity: whether it moves as a weight or as a gradient.
     """
-    convert = quantity == "weight" and plan.target.dtype != plan.source.dtype
+    convert = quantity == "weight" and plan.convert
     return LeafGrowth(
         name=spec.name,
         stacked=spec.stacked,

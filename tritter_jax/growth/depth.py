@@ -70,6 +70,20 @@ POSITIONS: dict[str, Callable[[int, int], list[int]]] = {"uniform": _uniform, "s
 `uniform` is LLaMA Pro's (Wu et al. 2024, section 3.2); `spread` spaces any number as evenly as whole numbers can."""
 
 
+def fitting(layers: int, target: int) -> str:
+    """The rule that `auto` stands for: `uniform` where it gives that many layers, else `spread`.
+
+    Example:
+        >>> fitting(26, 32), fitting(16, 26)
+        ('uniform', 'spread')
+    """
+    try:
+        layout(layers, target, "uniform")
+    except GrowthError:
+        return "spread"
+    return "uniform"
+
+
 def layout(layers: int, target: int, positions: str | Sequence[int]) -> Layout:
     """The grown stack of `target` layers: each new layer stands right after the layer it copies.
 
@@ -106,13 +120,17 @@ def _explicit(layers: int, added: int, positions: Sequence[int]) -> list[int]:
 
     outside = [i for i in positions if not 0 <= i < layers]
     if outside:
-        raise refuse(f"numbers from 0 to {layers - 1}", ", ".join(map(str, outside)))
+        raise refuse(f"numbers from 0 to {layers - 1}", _listed(outside))
     repeated = sorted({i for i in positions if list(positions).count(i) > 1})
     if repeated:
-        raise refuse("each layer once", f"{', '.join(map(str, repeated))} repeated")
+        raise refuse("each layer once", f"{_listed(repeated)} repeated")
     if len(positions) != added:
         raise refuse(f"{added} of them, to go from {layers} to {layers + added} layers", str(len(positions)))
     return sorted(positions)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:5])) + (" ..." if len(numbers) > 5 else "")
 
 
 def depth_maps(stack: Layout, strategy: DepthStrategy) -> Maps:

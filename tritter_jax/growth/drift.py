@@ -1,7 +1,7 @@
 """How far the function of a grown model has moved: both models on the same tokens."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 from tprog import ModelConfig, VerificationError
 
-from tritter_jax.growth.guarantee import Guarantee
+from tritter_jax.growth.guarantee import TOLERANCE, Guarantee
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +19,8 @@ class Drift:
 
     Args:
         max_relative: largest absolute difference of the logits, over the largest absolute logit of the source.
+        before_rounding: the same for the grown weights before they were rounded to a narrow dtype; None where they
+            were not.
         tokens: number of positions compared.
         compute_dtype: dtype the logits were computed in, from weights as they are stored.
     """
@@ -26,10 +28,11 @@ class Drift:
     max_relative: float
     tokens: int
     compute_dtype: str
+    before_rounding: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The drift as progressive.json records it."""
-        return {"max_relative": self.max_relative, "tokens": self.tokens, "compute_dtype": self.compute_dtype}
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     def check(self, guarantee: Guarantee, where: object) -> None:
         """Hold the drift against what a plan promised.
@@ -37,14 +40,36 @@ class Drift:
         Raises:
             VerificationError: the plan is exact and the drift is beyond its tolerance, or is no number.
         """
-        if guarantee.exact and not self.max_relative <= guarantee.tolerance:
-            raise VerificationError(
-                where,
-                expected=f"logits equal to the source's within {guarantee.tolerance:.0e} ({guarantee.dtype})",
-                got=f"a largest relative difference of {self.max_relative:.2e}",
-                remedy="Nothing was written. Check the source for extreme or non-finite weights (`tritter info`); "
-                "--no-verify writes the result all the same.",
-            )
+        measured = [(self.max_relative, guarantee.tolerance, f"as stored in {guarantee.dtype}")]
+        if self.before_rounding is not None:
+            measured.insert(0, (self.before_rounding, TOLERANCE["float32"], "before rounding"))
+        for difference, tolerance, which in measured:
+            if guarantee.exact and not difference <= tolerance:
+                raise VerificationError(
+                    where,
+                    expected=f"logits equal to the source's within {tolerance:.0e}, {which}",
+                    got=f"a largest relative difference of {difference:.2e}",
+                    remedy="Nothing was written. --no-verify writes the result all the same.",
+                )
+
+
+NARROW = ("bfloat16", "float16")
+"""Dtypes whose rounding would hide a wrong growth: it is checked before rounding as well."""
+
+
+def require_finite(logits: Float[np.ndarray, "b s v"], where: object) -> None:
+    """Refuse a source whose own logits are no numbers.
+
+    Raises:
+        VerificationError: there is nothing to compare with.
+    """
+    if not np.isfinite(logits).all():
+        raise VerificationError(
+            where,
+            expected="finite logits of the source",
+            got="NaN or infinity",
+            remedy="`tritter verify` names the values that are not finite; --no-verify expands all the same.",
+        )
 
 
 def sample_tokens(config: ModelConfig, *, batch: int = 2, length: int = 32, seed: int = 0) -> Int[np.ndarray, "b s"]:
@@ -67,8 +92,9 @@ def measure_drift(before: Float[Array | np.ndarray, "b s v"], after: Float[Array
         0.5
     """
     old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    difference, largest = float(np.max(np.abs(new - old))), float(np.max(np.abs(old)))
     return Drift(
-        max_relative=float(np.max(np.abs(new - old)) / np.max(np.abs(old))),
+        max_relative=0.0 if difference == 0 else difference / largest if largest else np.inf,
         tokens=old.shape[0] * old.shape[1],
         compute_dtype=before.dtype.name,
     )

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tprog import ModelConfig, size_label
-from tprog.reader import Checkpoint, open_checkpoint
+from tprog.commit import refuse_taken
+from tprog.huggingface import kept_files
+from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
 from tprog.writer import SHARD_SIZE, write_checkpoint
 
-from tritter_jax.growth.drift import Drift, measure_drift, precision, sample_tokens
+from tritter_jax.growth.drift import NARROW, Drift, measure_drift, precision, require_finite, sample_tokens
 from tritter_jax.growth.plan import Plan, make_plan
 from tritter_jax.growth.record import plan_to_record
 from tritter_jax.growth.stream import grown_tensors
@@ -64,13 +66,16 @@ def expand(
         UsageError: the destination is taken, or cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
     plan = make_plan(checkpoint.config, target, **choices)
     tokens = sample_tokens(checkpoint.config, seed=plan.seed)
-    with precision(plan.source.dtype), precision(plan.target.dtype):
+    widest = max((spec.dtype.name for spec in checkpoint.specs.values()), key=lambda name: name == "float64")
+    with precision(widest), precision(plan.target.dtype):
         before = None
         if verify:
             progress("running the source")
             before = logits_by_layer(checkpoint.tensor, tokens, plan.source)
+            require_finite(before, checkpoint.path)
         measured: list[Drift] = []
 
         def check(written: Path) -> Progressive | None:
@@ -78,7 +83,13 @@ def expand(
                 return None
             progress("running the result")
             after = logits_by_layer(open_checkpoint(written).tensor, tokens, plan.target)
-            measured.append(measure_drift(before, after))
+            drift = measure_drift(before, after)
+            if plan.target.dtype in NARROW:
+                progress("running the result before rounding")
+                exact = plan.unrounded()
+                unrounded = logits_by_layer(grown_tensors(checkpoint, exact).tensor, tokens, exact.target)
+                drift = replace(drift, before_rounding=measure_drift(before, unrounded).max_relative)
+            measured.append(drift)
             measured[0].check(plan.guarantee, where=f"{destination}")
             return grown_metadata(checkpoint.progressive, plan, measured[0])
 
@@ -91,6 +102,7 @@ def expand(
             shard_size=shard_size,
             overwrite=overwrite,
             tokenizer_from=checkpoint.path,
+            files=kept_files(checkpoint),
             check=check,
         )
     return Expanded(path=path, plan=plan, drift=measured[0] if measured else None)
@@ -113,8 +125,3 @@ def grown_metadata(progressive: Progressive, plan: Plan, drift: Drift | None) ->
     # Both speak of layers by their old numbers, or of a size that has been reached.
     stale = {"layer_analysis": None, "recommended_expansion": None}
     return progressive.with_fields(expansion_history=[*progressive.expansion_history, entry], **stale)
-
-
-def target_config(source: ModelConfig, size: ModelConfig, dtype: str | None = None) -> ModelConfig:
-    """The source's configuration at another's size, stored in `dtype` (the source's own when None)."""
-    return replace(source.resized(size), dtype=dtype or source.dtype)

@@ -10,16 +10,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
 from tprog import GrowthError, ModelConfig, ParamSpec, count_parameters, param_specs
+from tprog.config import SIZE_FIELDS
 from tprog.params import Axis
 from tprog.sizes import count_bytes
 
 from tritter_jax.growth.axis_map import AxisMap
-from tritter_jax.growth.depth import DEPTH, POSITIONS, Layout, depth_maps, layout
+from tritter_jax.growth.depth import DEPTH, POSITIONS, Layout, depth_maps, fitting, layout
 from tritter_jax.growth.guarantee import Guarantee, guarantee
 from tritter_jax.growth.split import SPLITS
 from tritter_jax.growth.width import WIDTH, Maps, width_maps
 
-_SIZES = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "intermediate_size")
+_SIZES = tuple(name for name in SIZE_FIELDS if name != "head_dim")
 _MAY_DIFFER = {*_SIZES, "family", "dtype", "extra", "initializer_range", "max_position_embeddings"}
 _Row = TypeVar("_Row")
 
@@ -37,6 +38,7 @@ class Plan:
         width: name of the width strategy.
         split: name of the split.
         seed: seed of whatever is drawn.
+        convert: whether every parameter is stored in `target.dtype`, or each in its own.
         maps: the map of every (logical axis, role) that changes.
     """
 
@@ -48,6 +50,7 @@ class Plan:
     width: str
     split: str
     seed: int
+    convert: bool
     maps: tuple[tuple[Axis, AxisMap], ...]
 
     def axis_maps(self, spec: ParamSpec) -> tuple[AxisMap | None, ...]:
@@ -65,6 +68,11 @@ class Plan:
         """What this growth preserves, why, and to what tolerance."""
         return guarantee(self.source, self.target, DEPTH[self.depth], dict(self.maps))
 
+    def unrounded(self) -> "Plan":
+        """The same growth stored in float32 (or float64, where it was): before a narrow dtype rounds it."""
+        dtype = "float64" if "float64" in (self.source.dtype, self.target.dtype) else "float32"
+        return replace(self, target=replace(self.target, dtype=dtype), convert=True)
+
     def target_specs(self) -> Iterator[tuple[ParamSpec, ParamSpec]]:
         """Every parameter's row before and after, in the table's order."""
         return zip(param_specs(self.source), param_specs(self.target), strict=True)
@@ -75,11 +83,12 @@ def make_plan(
     target: ModelConfig,
     *,
     depth: str = "identity",
-    positions: str = "uniform",
+    positions: str = "auto",
     layers: Sequence[int] | None = None,
     width: str = "duplicate",
     split: str = "uneven",
     seed: int = 0,
+    convert: bool | None = None,
 ) -> Plan:
     """Plan the growth of `source` to the size of `target`; width and depth are planned in one.
 
@@ -87,11 +96,13 @@ def make_plan(
         source: configuration of the model that grows.
         target: a configuration of the size wanted; all but its sizes and its dtype must agree with `source`.
         depth: a key of `DEPTH`.
-        positions: a key of `POSITIONS`, the rule that places new layers.
+        positions: a key of `POSITIONS`, the rule that places new layers; `auto` is `uniform` where that gives as
+            many layers as wanted, and `spread` where it does not.
         layers: the old layers to copy, instead of a rule.
         width: a key of `WIDTH`.
         split: a key of `SPLITS`.
-        seed: seed of whatever is drawn.
+        seed: seed of whatever is drawn, from 0 to 2**32 - 1.
+        convert: whether to store every parameter in `target.dtype`; when None, where that is not the source's.
 
     Raises:
         GrowthError: the target is smaller, or another model, or the growth has no exact plan; the message says why.
@@ -103,6 +114,9 @@ def make_plan(
         ((4, 9, 14, 19, 24, 29), True)
     """
     _compare(source, target)
+    check_seed(seed)
+    if positions == "auto":
+        positions = fitting(source.num_layers, target.num_layers)
     _choose("positions", positions, POSITIONS)
     stack = layout(source.num_layers, target.num_layers, positions if layers is None else layers)
     return build_plan(
@@ -114,6 +128,7 @@ def make_plan(
         width=width,
         split=split,
         seed=seed,
+        convert=target.dtype != source.dtype if convert is None else convert,
     )
 
 
@@ -127,6 +142,7 @@ def build_plan(
     width: str,
     split: str,
     seed: int,
+    convert: bool,
 ) -> Plan:
     """The plan for a grown stack that is already laid out; `make_plan` and `plan_from_record` end here."""
     depth_row = _choose("depth", depth, DEPTH)
@@ -143,8 +159,19 @@ def build_plan(
         width=width,
         split=split,
         seed=seed,
+        convert=convert,
         maps=tuple((Axis(*key), axis_map) for key, axis_map in maps.items()),
     )
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that jax would cut to 32 bits.
+
+    Raises:
+        GrowthError: it is not from 0 to 2**32 - 1.
+    """
+    if not 0 <= seed < 1 << 32:
+        raise GrowthError("seed", expected="a number from 0 to 4294967295", got=seed, remedy="Choose another seed.")
 
 
 def _choose(option: str, name: str, rows: Mapping[str, _Row]) -> _Row:
@@ -199,11 +226,13 @@ def _compare(source: ModelConfig, target: ModelConfig) -> None:
 def _refuse_ternary(source: ModelConfig, maps: Maps) -> None:
     widened = sorted({axis for axis, _ in maps if axis != "layers"})
     if source.family_record.sub_norms and widened:
+        ternary = "Every loader recomputes the ternary scale, and new zeros would move it"
+        plain = "Its norms inside attention and feed-forward would see another mean square"
         raise GrowthError(
             f"{source.family} model",
             expected="growth in depth only",
             got=f"growth of {', '.join(widened)}",
-            remedy="Every loader recomputes the ternary scale, and new zeros would move it; add layers instead.",
+            remedy=f"{ternary if source.ternary else plain}: add layers instead.",
         )
 
 

@@ -5,20 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from tprog import GrowthError, ModelConfig
+from tprog.config import SIZE_FIELDS
 
 from tritter_jax.growth.depth import Layout
 from tritter_jax.growth.plan import Plan, build_plan
 
 _VERSION = 1
-_SIZES = (
-    "hidden_size",
-    "num_layers",
-    "num_heads",
-    "num_kv_heads",
-    "head_dim",
-    "intermediate_size",
-    "vocab_size",
-)
+_RECORDED = (*SIZE_FIELDS, "vocab_size", "dtype")
 
 
 def plan_to_record(plan: Plan) -> dict[str, Any]:
@@ -33,8 +26,8 @@ def plan_to_record(plan: Plan) -> dict[str, Any]:
     """
     return {
         "version": _VERSION,
-        "source": {name: getattr(plan.source, name) for name in _SIZES},
-        "target": {name: getattr(plan.target, name) for name in _SIZES},
+        "source": {name: getattr(plan.source, name) for name in _RECORDED},
+        "target": {name: getattr(plan.target, name) for name in _RECORDED},
         "depth": plan.depth,
         "positions": plan.positions,
         "layer_sources": list(plan.stack.source),
@@ -42,6 +35,7 @@ def plan_to_record(plan: Plan) -> dict[str, Any]:
         "width": plan.width,
         "split": plan.split,
         "seed": plan.seed,
+        "convert": plan.convert,
     }
 
 
@@ -73,11 +67,12 @@ def plan_from_record(record: Mapping[str, Any], config: ModelConfig) -> Plan:
         sources, new = record["layer_sources"], set(record["new_layers"])
         stack = Layout(tuple(map(int, sources)), tuple(i in new for i in range(len(sources))))
         source, target = (
-            replace(config, **{name: record[which][name] for name in _SIZES}) for which in ("source", "target")
+            replace(config, **{name: record[which][name] for name in _RECORDED}) for which in ("source", "target")
         )
         _check_stack(stack, source, target)
         choices = {name: str(record[name]) for name in ("depth", "positions", "width", "split")}
-        return build_plan(source, target, stack=stack, seed=int(record["seed"]), **choices)
+        seed, convert = int(record["seed"]), bool(record["convert"])
+        return build_plan(source, target, stack=stack, seed=seed, convert=convert, **choices)
     except KeyError as error:
         raise _edited(f"a field {error}", "nothing") from None
     except (TypeError, ValueError) as error:

@@ -17,7 +17,8 @@ from tritter_jax.growth.plan import Plan
 def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
     """The grown model as Hugging Face tensors, each computed when it is asked for.
 
-    Bit for bit what `grow` gives on the whole tree.
+    Bit for bit what `grow` gives on the whole tree, but for the last bit of what is drawn: its spread is a sum whose
+    order the compiler chooses.
 
     Args:
         checkpoint: the source, open.
@@ -40,11 +41,10 @@ def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
         y = compiled[tensor.spec.name](jnp.asarray(x), layer=jnp.int32(tensor.layer or 0))
         return new.to_hf(np.asarray(y))
 
-    convert = plan.target.dtype != plan.source.dtype
     return LazyTensors(
         {
             name: TensorSpec(
-                jnp.dtype(plan.target.dtype) if convert else checkpoint.specs[origin(tensor)].dtype, tensor.shape
+                jnp.dtype(plan.target.dtype) if plan.convert else checkpoint.specs[origin(tensor)].dtype, tensor.shape
             )
             for name, tensor in grown.items()
         },

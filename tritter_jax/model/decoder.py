@@ -13,9 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
-from tprog import ModelConfig, check_tree, param_specs
+from tprog import ModelConfig, UsageError, check_tree, param_specs
 from tprog.params import nest
 
+from tritter_jax.dtypes import require_precision
 from tritter_jax.model.layers import Block, rms_norm
 from tritter_jax.model.rope import rotation
 from tritter_jax.model.table_module import TableModule, initial_value
@@ -145,6 +146,9 @@ def apply(
 def init_params(config: ModelConfig, *, seed: int = 0) -> Params:
     """Freshly initialised parameters in `config.dtype`, the same for the same seed whatever the device.
 
+    Raises:
+        UsageError: the seed is not from 0 to 2**32 - 1, or the dtype is float64 and JAX is not set to compute in it.
+
     Example:
         >>> import tprog
         >>> config = tprog.ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2,
@@ -152,6 +156,9 @@ def init_params(config: ModelConfig, *, seed: int = 0) -> Params:
         >>> init_params(config, seed=0)["layers"]["mlp"]["up"].shape
         (2, 32, 48)
     """
+    require_precision(config.dtype)
+    if not 0 <= seed < 1 << 32:
+        raise UsageError("seed", expected="a number from 0 to 4294967295", got=seed, remedy="Choose another seed.")
     key = jax.random.key(seed)
     draw = jax.jit(initial_value, static_argnums=(0, 2, 3))
     return nest({spec.path: draw(spec, key, config.initializer_range, config.dtype) for spec in param_specs(config)})

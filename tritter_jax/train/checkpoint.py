@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import tprog.flax
 from orbax.checkpoint import v1 as ocp
 from tprog import FormatError, ModelConfig, config_to_json, load_config
-from tprog.commit import new_directory
+from tprog.commit import new_directory, refuse_taken
 from tprog.config_json import as_family
 from tprog.jsonio import write_json
-from tprog.layout import CONFIG, ORBAX_PARAMS, PROGRESSIVE
+from tprog.layout import CONFIG, ORBAX_MARKER, ORBAX_PARAMS, PROGRESSIVE
 from tprog.params import flatten, nest, param_specs
 from tprog.reader import Checkpoint
 from tprog.schema import read_progressive, write_progressive
@@ -24,7 +24,7 @@ from tprog.schema import read_progressive, write_progressive
 def is_orbax_export(path: str | Path) -> bool:
     """Whether a directory is what `export_orbax` writes."""
     directory = Path(path)
-    return (directory / CONFIG).is_file() and (directory / ORBAX_PARAMS / "_CHECKPOINT_METADATA").is_file()
+    return (directory / CONFIG).is_file() and (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file()
 
 
 def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: bool = False) -> Path:
@@ -39,6 +39,7 @@ def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: 
         UsageError: the destination is taken, or cannot be written.
     """
     size = sum(spec.nbytes for spec in checkpoint.specs.values())
+    refuse_taken(destination, overwrite=overwrite, is_ours=is_orbax_export, source=checkpoint.path)
     with new_directory(destination, overwrite=overwrite, needed=size, is_ours=is_orbax_export) as temporary:
         save_orbax(temporary / ORBAX_PARAMS, tprog.flax.load(checkpoint))
         write_json(temporary / CONFIG, config_to_json(checkpoint.config))
