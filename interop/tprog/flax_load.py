@@ -87,7 +87,13 @@ def _once(read: Callable[[Index], np.ndarray]) -> Callable[[Index | None], np.nd
 
 def _dtype(source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: str | np.dtype | None) -> np.dtype:
     found = {source.specs[tensor.name].dtype for tensor in tensors}
-    target = numpy_dtype(dtype) if dtype is not None else np.result_type(*found)
+    try:
+        target = numpy_dtype(dtype) if dtype is not None else np.result_type(*found)
+    except TypeError:
+        raise UsageError(
+            spec.name, expected="layers of dtypes that one array can hold", got=", ".join(sorted(map(str, found))),
+            remedy='Load with dtype="float32", or convert first: `tritter expand --dtype`.',
+        ) from None  # fmt: skip
     if target == np.float64 and not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise UsageError(
             spec.name, expected="JAX to compute in float64", got="its default, which would round to float32",

@@ -143,3 +143,25 @@ def test_what_a_target_file_says_beside_the_sizes_is_not_dropped_in_silence(trit
 
 def test_the_version_is_told(tritter):
     assert tritter("--version").out.startswith("tritter-jax ")
+
+
+def test_layers_that_no_array_can_hold_together_are_named(tritter, small):
+    import ml_dtypes
+
+    file = Path(small) / "weights.safetensors"
+    tensors = load_file(file)
+    for name in tensors:
+        narrow = ml_dtypes.bfloat16 if ".layers.0." in name else np.float16
+        tensors[name] = tensors[name].astype(narrow)
+    save_file(tensors, file)
+    (Path(small) / "progressive.json").unlink()
+    assert "bfloat16, float16" in tritter("export", small, "orbax", "--to", "orbax").error
+
+
+def test_elastic_weight_consolidation_is_off_where_its_fisher_stayed_behind(expand, small):
+    path = Path(small) / "progressive.json"
+    path.write_text(
+        json.dumps(json.loads(path.read_text()) | {"ewc_config": {"enabled": True, "lambda": 5.0, "ours": 1}})
+    )
+    config = open_checkpoint(expand("--json").json["path"]).progressive.to_json()["ewc_config"]
+    assert config == {"enabled": False, "lambda": 5.0, "ours": 1}

@@ -123,5 +123,8 @@ def grown_metadata(progressive: Progressive, plan: Plan, drift: Drift | None) ->
         measured_drift=None if drift is None else drift.as_json(),
     )
     # Both speak of layers by their old numbers, or of a size that has been reached.
-    stale = {"layer_analysis": None, "recommended_expansion": None}
+    stale: dict[str, Any] = {"layer_analysis": None, "recommended_expansion": None}
+    if progressive.ewc_config is not None:
+        # Fisher information and its anchor stay behind with the source.
+        stale["ewc_config"] = progressive.ewc_config.to_json() | {"enabled": False}
     return progressive.with_fields(expansion_history=[*progressive.expansion_history, entry], **stale)
