@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tprog import ParameterError, UsageError
 
-from tests.contracts.cases import BOTH, EACH_MODEL, MODELS, cases, in_dtype, params_for
+from tests.contracts.cases import BOTH, DEEP, EACH_MODEL, MODELS, cases, in_dtype, params_for
 from tests.support import same_values
 from tritter_jax.growth import grow, make_plan, map_gradients
 
@@ -32,6 +33,27 @@ def test_a_target_of_another_dtype_is_converted_to_it():
     assert narrow.guarantee.dtype == "bfloat16"
     rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), grow(params_for(plan.source), plan))
     assert same_values(grow(params_for(plan.source), narrow), rounded)
+
+
+def test_a_plan_may_convert_to_the_dtype_that_most_weights_have_already():
+    config = in_dtype(MODELS[0].config, "bfloat16")
+    plan = make_plan(config, replace(config, **DEEP), convert=True)
+    params = params_for(config)
+    mixed = params | {"norm": params["norm"].astype(jnp.float32)}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(grow(mixed, plan))} == {"bfloat16"}
+
+
+def test_float64_that_jax_would_narrow_is_refused():
+    plan = BOTH.plan(in_dtype(MODELS[0].config, "float64"))
+    with pytest.raises(UsageError, match="JAX to compute in float64"):
+        grow(params_for(MODELS[0].config), plan)
+
+
+def test_whole_numbers_are_not_grown():
+    params = params_for(MODELS[0].config)
+    counted = params | {"norm": jnp.arange(160)}
+    with pytest.raises(ParameterError, match="norm: expected floating-point numbers, got int32"):
+        grow(counted, BOTH.plan(MODELS[0].config))
 
 
 def test_gradients_keep_their_own_dtype():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tprog import GrowthError, named_size
+from tprog import GrowthError, ModelConfig, named_size
 
 from tritter_jax.growth import DEPTH, POSITIONS, make_plan
 from tritter_jax.growth.depth import layout
@@ -63,6 +63,18 @@ def test_spread_leaves_gaps_that_differ_by_one_at_most(layers, data):
     gaps = [b - a for a, b in zip([-1, *sources], sources, strict=False)]
     assert max(gaps) - min(gaps) <= 1
     assert sources[-1] == layers - 1
+
+
+@given(layers=st.integers(1, 40), added=st.integers(0, 40))
+def test_auto_is_uniform_where_that_gives_as_many_and_spread_elsewhere(layers, added):
+    source = ModelConfig(hidden_size=8, num_layers=layers, num_heads=2, num_kv_heads=1, intermediate_size=8)
+    plan = make_plan(source, replace(source, num_layers=layers + added, intermediate_size=9))
+    try:
+        assert plan.stack == layout(layers, layers + added, "uniform")
+        assert plan.positions == "uniform"
+    except GrowthError:
+        assert plan.positions == "spread"
+        assert plan.stack == layout(layers, layers + added, "spread")
 
 
 def test_spread_and_uniform_agree_where_uniform_divides_evenly():

@@ -5,7 +5,7 @@ from itertools import permutations
 import pytest
 from tprog import SIZES, GrowthError, named_size
 
-from tritter_jax.growth import make_plan
+from tritter_jax.growth import POSITIONS, make_plan
 
 PAIRS = list(permutations(SIZES, 2))
 
@@ -27,16 +27,18 @@ def test_a_pair_of_named_sizes_has_an_exact_plan_or_a_reason(source, target):
     reason = reason_against(source, target)
     sizes = named_size(source), named_size(target)
     if reason is not None:
-        for positions in ("uniform", "spread"):
+        for positions in ("auto", *POSITIONS):
             with pytest.raises(GrowthError, match=reason):
                 make_plan(*sizes, positions=positions)
         return
-    plan = make_plan(*sizes, positions="spread")
+    plan = make_plan(*sizes)
     assert plan.guarantee.exact
     assert plan.target == named_size(target)
+    assert make_plan(*sizes, positions="spread").guarantee.exact
     try:
-        assert make_plan(*sizes, positions="uniform").guarantee.exact
+        assert make_plan(*sizes, positions="uniform") == plan
     except GrowthError as refusal:
+        assert plan.positions == "spread"
         assert "no split of" in str(refusal)
         assert "--positions spread takes any" in str(refusal)
 

@@ -80,6 +80,13 @@ def test_an_unknown_name_is_refused_with_the_names_there_are_and_the_nearest(opt
         make_plan(SMALL, LARGE, **{option: "xyz"})
 
 
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_a_seed_that_jax_would_cut_is_refused(seed):
+    with pytest.raises(GrowthError, match="seed: expected a number from 0 to 4294967295"):
+        make_plan(SMALL, LARGE, seed=seed)
+    assert make_plan(SMALL, LARGE, seed=(1 << 32) - 1).seed == 4294967295
+
+
 def test_a_record_of_a_newer_version_is_refused():
     plan = make_plan(SMALL, LARGE)
     with pytest.raises(GrowthError, match=r"expected version 1, got 2\. A newer release wrote it"):
@@ -118,11 +125,13 @@ def test_a_record_that_was_edited_is_refused_and_not_followed(edit):
 
 
 def test_a_record_brings_back_explicit_layers_and_the_sources_sizes():
-    plan = make_plan(SMALL, LARGE, layers=range(13, 19), width="fresh", split="even", seed=5)
+    narrow = replace(LARGE, dtype="bfloat16")
+    plan = make_plan(SMALL, narrow, layers=range(13, 19), width="fresh", split="even", seed=5)
     back = plan_from_record(plan_to_record(plan), plan.target)
     assert back == plan
     assert back.source == SMALL
     assert (back.positions, back.seed, back.new_layers) == ("explicit", 5, plan.new_layers)
+    assert (back.convert, back.target.dtype) == (True, "bfloat16")
 
 
 def test_a_plan_describes_what_comes_from_where():

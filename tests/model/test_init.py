@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tprog import named_size, param_specs
+from tprog import UsageError, named_size, param_specs
 from tprog.params import flatten
 
 from tests.model.variants import FULL
@@ -59,3 +59,14 @@ def test_bfloat16_initial_parameters_are_the_float32_ones_rounded():
     narrow = flatten(init_params(replace(LLAMA, dtype="bfloat16")))
     for path, leaf in flatten(init_params(LLAMA)).items():
         assert np.array_equal(leaf.astype(jnp.bfloat16), narrow[path])
+
+
+@pytest.mark.parametrize("seed", [-1, 1 << 32])
+def test_a_seed_that_jax_would_cut_is_refused(seed):
+    with pytest.raises(UsageError, match="seed: expected a number from 0 to 4294967295"):
+        init_params(LLAMA, seed=seed)
+
+
+def test_float64_that_jax_would_narrow_is_refused():
+    with pytest.raises(UsageError, match="JAX to compute in float64"):
+        init_params(replace(LLAMA, dtype="float64"))
