@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tprog import ParameterError, param_specs
+from tprog import ModelConfig, ParameterError, param_specs
 from tprog.params import flatten, nest
 
 from tests.model.variants import FULL
@@ -177,14 +177,29 @@ def test_only_distances_between_positions_matter():
     assert relative_difference(run(positions * 2), expected) > 1e-2
 
 
+def hf_tensors_of(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
+    flat, tensors = flatten(params), {}
+    for spec in param_specs(config):
+        leaf = np.asarray(flat[spec.path])
+        for layer in range(config.num_layers if spec.stacked else 1):
+            tensors[spec.hf_name.format(layer=layer)] = spec.to_hf(leaf[layer] if spec.stacked else leaf)
+    return tensors
+
+
 @every_family
 def test_layer_by_layer_gives_the_same_logits(config):
     params, tokens = random_params(config), random_tokens(config)
-    flat = flatten(params)
-    tensors = {}
-    for spec in param_specs(config):
-        for layer in range(config.num_layers if spec.stacked else 1):
-            leaf = np.asarray(flat[spec.path])
-            tensors[spec.hf_name.format(layer=layer)] = spec.to_hf(leaf[layer] if spec.stacked else leaf)
-    streamed = logits_by_layer(tensors.__getitem__, tokens, config)
+    streamed = logits_by_layer(hf_tensors_of(params, config).__getitem__, tokens, config)
     assert relative_difference(streamed, logits(params, tokens, config)) < 1e-5
+
+
+def test_layer_by_layer_multiplies_in_full_precision_on_every_device():
+    """A TPU's bfloat16 products, or a GPU's TF32 ones, would be taken for a change of the function."""
+    tensors, seen = hf_tensors_of(random_params(LLAMA), LLAMA), set()
+
+    def read(name: str) -> np.ndarray:
+        seen.add(jax.config.jax_default_matmul_precision)
+        return tensors[name]
+
+    logits_by_layer(read, random_tokens(LLAMA), LLAMA)
+    assert seen == {"highest"}

@@ -27,13 +27,19 @@ def logits_by_layer(
 ) -> Float[np.ndarray, "b s v"]:
     """Logits as `apply` gives them, computed in float32 (float64 for float64 weights) from tensors read in turn.
 
-    Holds one layer, and a part of the output layer, in the stored dtype and in the computed one.
+    Holds one layer, and a part of the output layer, in the stored dtype and in the computed one. Products are full
+    float32 products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
 
     Args:
         read: gives each tensor under its Hugging Face name.
         tokens: token ids below `vocab_size`.
         config: the model.
     """
+    with jax.default_matmul_precision("highest"):
+        return _logits(read, tokens, config)
+
+
+def _logits(read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig) -> Float[np.ndarray, "b s v"]:
     wide = wide_dtype(config.dtype)
     embed = spec_of(config, "embed")
     # Rows are picked before anything is copied: of a mapped embedding, only the pages of these tokens are read.
