@@ -88,8 +88,8 @@ def partition_spec(spec: ParamSpec, rules: Rules = DEFAULT_RULES) -> PartitionSp
     Example:
         >>> import tprog
         >>> from tprog.params import spec_of
-        >>> partition_spec(spec_of(tprog.named_size("3B"), "layers.attention.query"))
-        PartitionSpec(None, 'fsdp', 'tensor', None)
+        >>> tuple(partition_spec(spec_of(tprog.named_size("3B"), "layers.attention.query")))
+        (None, 'fsdp', 'tensor', None)
     """
     return PartitionSpec(*(_mesh_axis(axis, rules) for axis in spec.axes))
 

@@ -179,7 +179,7 @@ def test_what_cannot_work_is_said_before_the_first_step(settings, changes, said)
 def test_a_run_directory_of_another_model_is_left_alone(settings, tmp_path):
     loop.train(prepare(settings("training.steps=4")))
     other = settings("model.vocab_size=384")
-    with pytest.raises(TritterError):
+    with pytest.raises(UsageError, match="checkpoints of another"):
         loop.train(prepare(other))
 
 

@@ -166,8 +166,12 @@ class RunCheckpoints:
             custom_metadata=dict(place),
         )
 
-    def restore(self, abstract: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """The state of a step (the latest when None) and the place that was saved with it.
+    def place(self, step: int | None = None) -> dict[str, Any]:
+        """The place that was saved with a step (the latest when None)."""
+        return dict(cast(Mapping[str, Any], self._checkpointer.metadata(step).custom_metadata or {}))
+
+    def restore(self, abstract: Any, step: int | None = None) -> Any:
+        """The state of a step (the latest when None).
 
         Args:
             abstract: shapes, dtypes and shardings of the state.
@@ -178,7 +182,6 @@ class RunCheckpoints:
         """
         try:
             raw = self._checkpointer.load(step, _raw_keys(abstract))
-            place = self._checkpointer.metadata(step).custom_metadata
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise FormatError(
                 str(self._checkpointer.directory),
@@ -186,7 +189,7 @@ class RunCheckpoints:
                 got=f"{type(error).__name__}: {error}"[:300],
                 remedy="Go on with the configuration that began the run, or choose another output.directory.",
             ) from None
-        return _wrapped_keys(raw, abstract), dict(cast(Mapping[str, Any], place or {}))
+        return _wrapped_keys(raw, abstract)
 
     def close(self) -> None:
         """Wait for what is being written."""

@@ -140,12 +140,13 @@ def _begin(run: Run, checkpoints: RunCheckpoints, batches: TrainBatches) -> tupl
         if run.start is not None and run.start.progressive.training_progress is not None:
             tokens = run.start.progressive.training_progress.tokens_seen
         return run.first_state(), _Course(tokens_seen=tokens)
-    state, place = checkpoints.restore(run.abstract_state())
+    place = checkpoints.place()
     if place.get("config") != config_to_json(run.config):
         raise UsageError(
             "output.directory", expected="a run of this model", got="checkpoints of another one",
             remedy="Choose another directory, or go on with the configuration that began the run.",
         )  # fmt: skip
+    state = checkpoints.restore(run.abstract_state())
     batches.set_state(place["data"])
     return state, _Course(tokens_seen=place["tokens_seen"], best_loss=place["best_loss"])
 
