@@ -36,3 +36,17 @@ def x64():
     """Sixty-four bit types for one test."""
     with jax.enable_x64(True):
         yield
+
+
+_TESTS_A_CLEARING = 100
+_ran = 0
+
+
+@pytest.fixture(autouse=True)
+def _forgotten_programs():
+    """Compiled programs freed from time to time: each takes memory maps, of which a process may have 65,530."""
+    global _ran
+    yield
+    _ran += 1
+    if _ran % _TESTS_A_CLEARING == 0:
+        jax.clear_caches()

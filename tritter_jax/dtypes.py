@@ -5,14 +5,14 @@ import jax.numpy as jnp
 from tprog import UsageError
 
 
-def wide_dtype(dtype: jnp.dtype | str) -> jnp.dtype:
-    """float64 for float64, float32 for everything narrower.
+def wide_dtype(*dtypes: jnp.dtype | str) -> jnp.dtype:
+    """float64 where one of the dtypes is, float32 for everything narrower.
 
     Example:
         >>> wide_dtype("bfloat16")
         dtype('float32')
     """
-    return jnp.dtype("float64" if jnp.dtype(dtype) == jnp.float64 else "float32")
+    return jnp.dtype("float64" if any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes) else "float32")
 
 
 def require_precision(dtype: jnp.dtype | str) -> None:

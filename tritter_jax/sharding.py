@@ -133,7 +133,18 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def split_batch(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
     """Ask that axis 0 be split over the batch axes of the mesh in use; unchanged where no such mesh is set."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not set(BATCH_AXES) <= set(mesh.axis_names):
+    if not _mesh_is_set():
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *(None,) * (x.ndim - 1)))
+
+
+def gather_columns(x: Shaped[Array, "v d"]) -> Shaped[Array, "v d"]:
+    """Ask that axis 1 be whole on every device, axis 0 as it lies; unchanged where no mesh of ours is set."""
+    if not _mesh_is_set():
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
+
+
+def _mesh_is_set() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and set(BATCH_AXES) <= set(mesh.axis_names)

@@ -13,11 +13,14 @@ from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError, UsageError
 from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, nest, param_specs
 from tprog.source import TensorSource
+from tprog.weights import InFiles
 
 Shardings = jax.sharding.Sharding | Mapping[str, Any]
 """One sharding for all parameters, or a tree of them like the parameters'."""
 
 Index = tuple[slice, ...]
+Task = Callable[[], None]
+_PIECE = 32 << 20
 
 
 def load_tree(
@@ -37,38 +40,57 @@ def load_tree(
     for tensor in hf_tensors(config):
         tensors.setdefault(tensor.spec.name, []).append(tensor)
     spread = _shardings(shardings, config)
-    tree = {}
+    tree: dict[tuple[str, ...], Any] = {}
+    tasks: list[Task] = []
     for spec in param_specs(config):
         own = tensors[spec.name]
         target = _dtype(source, spec, own, dtype)
-        read = partial(_read, source, spec, own, target)
         sharding = spread.get(spec.path)
         if sharding is None:
-            # device_put takes the memory over where it can, and nobody else holds it.
-            tree[spec.path] = jax.device_put(read(tuple(slice(None) for _ in spec.shape)))
+            index = tuple(slice(None) for _ in spec.shape)
+            tree[spec.path], copies = _planned(source, spec, own, target, index)
+            tasks += copies
         else:
+            read = partial(_read, source, spec, own, target)
             tree[spec.path] = jax.make_array_from_callback(spec.shape, sharding, _once(read))
-    return nest(tree)
+    run_all(tasks)
+    # device_put takes the memory over where it can, and nobody else holds it.
+    return nest({path: jax.device_put(leaf) if path not in spread else leaf for path, leaf in tree.items()})
 
 
 def _read(
     source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype, index: Index
 ) -> np.ndarray:
     """A slice of one parameter, in memory of its own."""
-    bounds = [part.indices(size) for part, size in zip(index, spec.shape, strict=True)]
-    result = aligned_empty(tuple(len(range(*bound)) for bound in bounds), dtype)
-    tasks: list[Callable[[], None]]
-    if spec.stacked:
-        layers = tensors[index[0]]
-        tasks = [partial(_copy, result[place], source, tensor, index[1:]) for place, tensor in enumerate(layers)]
-    else:
-        tasks = [partial(_copy, result, source, tensors[0], index)]
+    result, tasks = _planned(source, spec, tensors, dtype, index)
     run_all(tasks)
     return result
 
 
-def _copy(place: np.ndarray, source: TensorSource, tensor: HFTensor, index: Index) -> None:
-    copy_into(place, tensor.spec.from_hf(source.tensor(tensor.name))[index])
+def _planned(
+    source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype, index: Index
+) -> tuple[np.ndarray, list[Task]]:
+    """Memory for a slice of one parameter, and what will fill it."""
+    bounds = [part.indices(size) for part, size in zip(index, spec.shape, strict=True)]
+    result = aligned_empty(tuple(len(range(*bound)) for bound in bounds), dtype)
+    places = zip(result, tensors[index[0]], strict=True) if spec.stacked else [(result, tensors[0])]
+    within = index[1:] if spec.stacked else index
+    return result, [task for place, tensor in places for task in _copies(place, source, tensor, within)]
+
+
+def _copies(place: np.ndarray, source: TensorSource, tensor: HFTensor, index: Index) -> list[Task]:
+    """Copies of one tensor: a large matrix of a file in several pieces, for several threads."""
+    if not isinstance(source, InFiles):
+        return [lambda: copy_into(place, tensor.spec.from_hf(source.tensor(tensor.name))[index])]
+    read = source.file_of(tensor.name).read
+    view = tensor.spec.from_hf(source.tensor(tensor.name))[index]
+    if place.ndim != 2 or place.nbytes <= _PIECE:
+        return [partial(copy_into, place, view, read)]
+    longest = int(np.argmax(place.shape))
+    step = -(-place.shape[longest] * _PIECE // place.nbytes)
+    pieces = [slice(start, start + step) for start in range(0, place.shape[longest], step)]
+    cuts = [(slice(None),) * longest + (piece,) for piece in pieces]
+    return [partial(copy_into, place[cut], view[cut], read) for cut in cuts]
 
 
 def _once(read: Callable[[Index], np.ndarray]) -> Callable[[Index | None], np.ndarray]:

@@ -15,7 +15,7 @@ sharding, name conversion, validation of files and growth all read these rows; a
 Roles say what an axis does to the activations that run along it (see `tritter_jax.growth`):
 
 - `stack`: one entry a layer; `residual` the same, for a parameter whose output is added to the residual stream;
-- `write`: the entries are written to the activation (the embedding writes hidden);
+- `write`: the entries are written to the activation (the embedding writes hidden, value what the heads pass on);
 - `read`: the entries are multiplied with the activation and summed (query reads hidden);
 - `gain`: an RMSNorm's gain; `tied_gain` the final one where the embedding is also the output layer;
 - `copy`: every entry computes its own activation, whatever its neighbours do (heads, gate units).
@@ -79,6 +79,11 @@ class ParamSpec:
     def stacked(self) -> bool:
         """Whether axis 0 counts layers."""
         return self.axes[0].name == "layers"
+
+    @property
+    def kernel(self) -> bool:
+        """Whether it is the matrix of a linear layer of the stack: what ternary models round."""
+        return self.stacked and self.initializer == "normal"
 
     @property
     def layer_shape(self) -> tuple[int, ...]:
@@ -159,11 +164,11 @@ _ROWS: tuple[_Row, ...] = (
     ),
     _Row(
         path="layers.attention.value", hf=_ATTENTION + "v_proj.weight",
-        axes="layers:stack hidden:read kv_heads:copy head_dim", hf_axes="kv_heads*head_dim hidden",
+        axes="layers:stack hidden:read kv_heads:write head_dim", hf_axes="kv_heads*head_dim hidden",
     ),
     _Row(
         path="layers.attention.value_bias", hf=_ATTENTION + "v_proj.bias", when="qkv_bias",
-        axes="layers:stack kv_heads:copy head_dim", hf_axes="kv_heads*head_dim", init="zeros",
+        axes="layers:stack kv_heads:write head_dim", hf_axes="kv_heads*head_dim", init="zeros",
     ),
     _Row(
         path="layers.attention.sub_norm", hf=_ATTENTION + "attn_sub_norm.weight", when="sub_norms",

@@ -73,7 +73,8 @@ class Expansion(_Record):
     """One growth of the past.
 
     `plan` holds what is needed to tell the new entries from the old; `guarantee` what was promised of the function,
-    and `measured_drift` what was seen. `tokens_after` counts the tokens trained on since.
+    and `measured_drift` what was seen. `tokens_after` counts the tokens trained on since. `optimizer` and `fisher`
+    tell how the optimizer's state and the Fisher information were moved, where there were any.
     """
 
     from_size: str
@@ -83,6 +84,8 @@ class Expansion(_Record):
     plan: dict[str, Any] | None = None
     guarantee: dict[str, Any] | None = None
     measured_drift: dict[str, Any] | None = None
+    optimizer: str | None = None
+    fisher: str | None = None
 
 
 class RecommendedExpansion(_Record):

@@ -3,6 +3,7 @@
 import mmap
 import os
 import sys
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ class TensorFile:
         path: the file.
         header: what it says of itself, checked.
         data: the whole file, mapped privately: writing to it changes memory, never the file.
+        descriptor: the file, opened; closed when this object goes.
 
     Example:
         >>> import pathlib, tempfile
@@ -33,10 +35,13 @@ class TensorFile:
         array([0., 1., 2.])
     """
 
-    def __init__(self, path: Path, header: Header, data: mmap.mmap) -> None:
+    def __init__(self, path: Path, header: Header, data: mmap.mmap, descriptor: int) -> None:
         self.path = path
         self.header = header
         self.data = data
+        self._descriptor = descriptor
+        self._base = np.frombuffer(data, np.uint8).ctypes.data
+        weakref.finalize(self, os.close, descriptor)
 
     @classmethod
     def open(cls, path: str | Path) -> "TensorFile":
@@ -49,9 +54,10 @@ class TensorFile:
         descriptor = open_regular(path)
         try:
             header = read_header(descriptor, path)
-            return cls(path, header, _map(descriptor))
-        finally:
+            return cls(path, header, _map(descriptor), descriptor)
+        except BaseException:
             os.close(descriptor)
+            raise
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -72,6 +78,41 @@ class TensorFile:
         view = np.ndarray(spec.shape, spec.dtype, self.data, self.header.offsets[name])
         view.flags.writeable = False
         return view
+
+    def read(self, buffer: np.ndarray, view: np.ndarray) -> None:
+        """`buffer[...] = view`, read from the file: no page is mapped for it, which costs as much as the bytes do.
+
+        Args:
+            buffer: [n, m], contiguous.
+            view: [n, m], rows contiguous: part of a tensor of this file.
+
+        Raises:
+            FormatError: the file has become shorter since it was opened.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp(), "a.safetensors")
+            >>> digest = write_tensors(path, {"x": np.arange(6.0).reshape(2, 3)})
+            >>> file = TensorFile.open(path)
+            >>> buffer = np.empty((2, 2)); file.read(buffer, file.tensor("x")[:, 1:]); buffer.tolist()
+            [[1.0, 2.0], [4.0, 5.0]]
+        """
+        start, width = view.ctypes.data - self._base, view.shape[1] * view.itemsize
+        if len(view) == 1 or view.strides[0] == width:
+            self._fill(buffer.reshape(-1).view(np.uint8).data, start)
+            return
+        for number, row in enumerate(buffer):
+            self._fill(row.view(np.uint8).data, start + number * view.strides[0])
+
+    def _fill(self, place: memoryview, start: int) -> None:
+        while place:
+            count = os.preadv(self._descriptor, [place], start)
+            if count == 0:
+                raise FormatError(
+                    self.path, expected=f"{self.header.file_size} bytes",
+                    got=f"{start}: it was cut while it was open", remedy="Fetch or save it again.",
+                )  # fmt: skip
+            place, start = place[count:], start + count
 
 
 class TensorWriter:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,15 @@ from tprog.layout import HF_WEIGHTS, INDEX, WEIGHTS
 from tprog.paths import safe_file
 from tprog.tensorfile import TensorFile
 from tprog.tensorheader import TensorSpec
+
+
+@runtime_checkable
+class InFiles(Protocol):
+    """A source whose tensors are views of mapped files."""
+
+    def file_of(self, name: str) -> TensorFile:
+        """The file a tensor lies in."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file, save_file
 from tprog.reader import open_checkpoint
 
 from tests.cli.conftest import LARGER
+from tritter_jax import growth
 from tritter_jax.demo import net2net
-from tritter_jax.growth import expand as expanding
 from tritter_jax.growth import plan as planning
 
 
@@ -56,7 +56,7 @@ def test_plain_net2net_is_caught_in_bfloat16(tritter, config_file, monkeypatch):
     honest = tritter(*arguments)
     assert honest.code == 0, honest.err
     assert honest.json["measured_drift"]["before_rounding"] < 1e-5
-    monkeypatch.setattr(expanding, "make_plan", lambda *a, **k: net2net(planning.make_plan(*a, **k)))
+    monkeypatch.setattr(growth, "make_plan", lambda *a, **k: net2net(planning.make_plan(*a, **k)))
     outcome = tritter(*arguments)
     assert outcome.code == 3
     assert "before rounding" in outcome.error

@@ -139,13 +139,29 @@ def test_info_shows_files_and_history(tritter, small, config_file):
     )
 
 
-def test_demo_proves_the_function_unchanged(tritter):
-    outcome = tritter("demo", "--json")
+def test_demo_grows_in_mid_run_and_proves_the_function_unchanged(tritter):
+    outcome = tritter("demo", "--json", "--steps", 4, "--plot", "loss.png")
     assert outcome.code == 0, outcome.err
     rows = outcome.json["comparisons"]
     assert len(rows) == 5
     assert all(row["holds"] for row in rows)
     assert [row["relation"] for row in rows].count(">") == 1
+    losses = {
+        run: {line["step"]: line["loss"] for line in outcome.json[run] if "loss" in line}
+        for run in ("unexpanded", "expanded")
+    }
+    assert list(losses["expanded"]) == list(losses["unexpanded"]) == list(range(1, 9))
+    # The step after the growth sees the same batch through the same function.
+    assert losses["expanded"][5] == pytest.approx(losses["unexpanded"][5], rel=1e-5)
+    assert losses["expanded"][8] != pytest.approx(losses["unexpanded"][8], rel=1e-5)
+    assert Path("loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_demo_leaves_a_full_directory_alone(tritter):
+    Path("kept").mkdir()
+    Path("kept/mine").touch()
+    assert "a new or empty directory" in tritter("demo", "--out", "kept").error
+    assert [path.name for path in Path("kept").iterdir()] == ["mine"]
 
 
 def test_help_answers_without_the_frameworks():

@@ -11,11 +11,20 @@ import pytest
 from tprog import FAMILIES, GrowthError, ModelConfig
 
 from tests.support import random_params
-from tritter_jax.growth import DEPTH, POSITIONS, SPLITS, WIDTH, Plan, make_plan
+from tritter_jax.growth import DEPTH, POSITIONS, SPLITS, WIDTH, Plan, Preserves, make_plan
 
 SMALL = {"num_layers": 3, "hidden_size": 160, "num_heads": 20, "num_kv_heads": 4, "intermediate_size": 192}
 WIDE = {"hidden_size": 256, "num_heads": 32, "num_kv_heads": 8, "intermediate_size": 336}
 DEEP = {"num_layers": 5}
+PARTIAL: dict[str, dict[str, int]] = {
+    "hidden": {"hidden_size": 216},
+    "heads": {"num_heads": 32},
+    "kv_heads": {"num_kv_heads": 20},
+    "mlp": {"intermediate_size": 250},
+    "vocabulary": {"vocab_size": 121},
+}
+"""Growth of one axis alone."""
+SCORES = (0.5, 0.1, 0.9)
 PROBE = ModelConfig(**SMALL, head_dim=8, vocab_size=104, max_position_embeddings=64)
 
 
@@ -28,8 +37,15 @@ class Model:
 
     @property
     def widens(self) -> bool:
-        """Whether it has exact plans in width: not yet with norms over heads and feed-forward units."""
-        return not self.config.family_record.sub_norms
+        """Whether it has exact plans in width whatever the strategy."""
+        return not self.config.ternary
+
+    def takes(self, growth: "Growth") -> bool:
+        """Whether the rows say that it can grow so: ternary codes must be kept."""
+        if not self.config.ternary or not growth.wider:
+            return True
+        codes = growth.preserves.ternary
+        return codes == "yes" or (codes == "multiples" and growth.sizes == "doubled")
 
 
 @dataclass(frozen=True)
@@ -38,36 +54,50 @@ class Growth:
 
     wider: bool
     deeper: bool
+    sizes: str = "wide"
     width: str = "duplicate"
     split: str = "uneven"
     depth: str = "identity"
     positions: str = "spread"
 
     @property
+    def preserves(self) -> Preserves:
+        """What its width strategy, or else its split, says it keeps."""
+        return WIDTH[self.width].preserves or SPLITS[self.split].preserves
+
+    @property
+    def function(self) -> bool:
+        """Whether its rows say that the function is kept."""
+        deeper = not self.deeper or DEPTH[self.depth].preserves.function
+        return deeper and (not self.wider or self.preserves.function)
+
+    @property
     def name(self) -> str:
-        wider = [self.width, self.split] if self.wider else []
-        deeper = [self.depth, self.positions] if self.deeper else []
+        wider = [self.width, self.split] + [self.sizes] * (self.sizes != "wide") if self.wider else []
+        deeper = [self.depth] + [self.positions] * (self.positions != "auto") if self.deeper else []
         return "-".join(wider + deeper)
 
     def plan(self, config: ModelConfig) -> Plan:
-        """The plan for a model of the sizes of `SMALL`, to `WIDE`, to `DEEP` or to both."""
-        target = replace(config, **(WIDE if self.wider else {}))
+        """The plan from a model of the sizes of `SMALL` to those that it names."""
+        sizes = {"wide": WIDE, "doubled": {name: 2 * getattr(config, name) for name in WIDE}} | PARTIAL
+        target = replace(config, **(sizes[self.sizes] if self.wider else {}))
         names = {"width": self.width, "split": self.split, "depth": self.depth, "positions": self.positions}
         if not self.deeper:
             return make_plan(config, target, **names)
-        return make_plan(config, replace(target, num_layers=_depth_for(self.positions)), **names)
+        depth = _depth_for(self.depth, self.positions)
+        return make_plan(config, replace(target, num_layers=depth), scores=SCORES, **names)
 
 
 @lru_cache
-def _depth_for(positions: str) -> int:
-    """The number of layers to grow to: 5, or another where the rule cannot place two new ones."""
-    for layers in (DEEP["num_layers"], 6, 4):
+def _depth_for(depth: str, positions: str) -> int:
+    """The number of layers to grow to: 5, or another where two new ones cannot be placed."""
+    for layers in (DEEP["num_layers"], 4, 6):
         try:
-            make_plan(PROBE, replace(PROBE, num_layers=layers), positions=positions)
+            make_plan(PROBE, replace(PROBE, num_layers=layers), depth=depth, positions=positions, scores=SCORES)
         except GrowthError:
             continue
         return layers
-    raise AssertionError(f"positions {positions} takes 3 layers to none of 5, 6, 4")
+    raise AssertionError(f"{depth}, {positions} takes 3 layers to none of 5, 4, 6")
 
 
 def _models() -> Iterator[Model]:
@@ -79,7 +109,9 @@ def _models() -> Iterator[Model]:
         alike.add(traits)
         biased = {"attention_bias": family.attention_bias_allowed, "mlp_bias": family.mlp_bias_allowed}
         window = {"sliding_window": 5 if family.sliding_window_allowed else None}
-        basis = replace(PROBE, family=family.name, ternary=None)
+        # Norms over the heads want whole groups: 20/5 -> 32/8.
+        groups = {"num_kv_heads": 5} if family.sub_norms else {}
+        basis = replace(PROBE, family=family.name, ternary=None, **groups)
         yield Model(family.name, replace(basis, **biased, **window))
         yield Model(f"{family.name}-tied", replace(basis, tie_embeddings=True))
         if family.ternary:
@@ -89,7 +121,12 @@ def _models() -> Iterator[Model]:
 def _growths() -> Iterator[Growth]:
     named = [Growth(wider=True, deeper=True, width=width, split=split) for width in WIDTH for split in SPLITS]
     named += [Growth(wider=True, deeper=False, width=width) for width in WIDTH]
-    named += [Growth(wider=False, deeper=True, depth=depth, positions=rule) for depth in DEPTH for rule in POSITIONS]
+    named += [Growth(wider=True, deeper=True, split="even", sizes="doubled")]
+    named += [Growth(wider=False, deeper=True, positions=rule) for rule in POSITIONS]
+    named += [
+        Growth(wider=False, deeper=True, depth=name, positions="auto" if row.arrange else "spread")
+        for name, row in DEPTH.items()
+    ]
     alike: set[object] = set()
     for growth in named:
         maps = growth.plan(PROBE).maps
@@ -103,13 +140,24 @@ GROWTHS = tuple(_growths())
 BOTH = Growth(wider=True, deeper=True)
 DEEPER = Growth(wider=False, deeper=True)
 
-PAIRS = [(model, growth) for model in MODELS for growth in GROWTHS if model.widens or not growth.wider]
-"""Every model with every growth that has a plan."""
+PAIRS = [(model, growth) for model in MODELS for growth in GROWTHS if model.takes(growth)]
+PAIRS += [
+    (model, Growth(wider=True, deeper=False, width=width, sizes=sizes))
+    for model in MODELS[:2]
+    for sizes in PARTIAL
+    for width in WIDTH
+]
+"""Every model with every growth that has a plan, and growth of one axis alone."""
 
-REFUSED = [(model, growth) for model in MODELS for growth in GROWTHS if growth.wider and not model.widens]
+EXACT = [(model, growth) for model, growth in PAIRS if growth.function]
+"""Those of which the rows say that the function is kept."""
+
+REFUSED = [(model, growth) for model in MODELS for growth in GROWTHS if not model.takes(growth)]
 """The rest: they must be refused."""
 
-EACH_MODEL = [(model, BOTH if model.widens else DEEPER) for model in MODELS]
+FRESH = replace(BOTH, width="fresh")
+
+EACH_MODEL = [(model, BOTH if model.takes(BOTH) else FRESH) for model in MODELS]
 """Every model once, with the largest growth it has: for contracts that cost much to check."""
 
 

@@ -7,7 +7,7 @@ import pytest
 from tprog import GrowthError
 from tprog.params import Axis
 
-from tests.contracts.cases import BOTH, EACH_MODEL, MODELS, PAIRS, REFUSED, cases, in_dtype, params_for
+from tests.contracts.cases import BOTH, EACH_MODEL, EXACT, MODELS, PAIRS, REFUSED, cases, in_dtype, params_for
 from tests.support import logits, random_tokens, relative_difference
 from tritter_jax.growth import TOLERANCE, Plan, grow
 from tritter_jax.growth.axis_map import axis_map
@@ -27,21 +27,23 @@ def drift(plan: Plan) -> float:
         before = logits(params, tokens, plan.source, dtype=compute)
         after = logits(grow(params, plan), tokens, plan.target, dtype=compute)
         assert after.dtype == compute
-        return relative_difference(after, before)
+        return relative_difference(after[..., : plan.source.vocab_size], before)
 
 
-@cases(PAIRS)
+@cases(EXACT)
 def test_float64_keeps_the_function_to_rounding(model, growth):
     plan = growth.plan(in_dtype(model.config, "float64"))
     assert plan.guarantee.exact
     assert drift(plan) < plan.guarantee.tolerance <= 1e-12
 
 
-@cases(PAIRS)
+@cases(EXACT)
 def test_float32_keeps_the_function_to_rounding(model, growth):
     plan = growth.plan(in_dtype(model.config, "float32"))
     assert plan.guarantee.exact
-    assert drift(plan) < FLOAT32 <= plan.guarantee.tolerance
+    # An 8-bit activation may fall to the other of two levels: tests/growth/test_ternary.py looks closer.
+    bound = plan.guarantee.tolerance if plan.keeps_codes else FLOAT32
+    assert drift(plan) < bound <= plan.guarantee.tolerance
 
 
 NARROW = [pytest.param(model, growth, "bfloat16", id=f"{model.name}-bfloat16") for model, growth in EACH_MODEL]
@@ -55,17 +57,25 @@ def test_narrow_dtypes_keep_the_function_to_the_stated_tolerance(model, growth, 
     assert drift(plan) < plan.guarantee.tolerance
 
 
-@cases([(model, growth) for model, growth in PAIRS if not growth.wider])
+@cases([(model, growth) for model, growth in PAIRS if not growth.function])
+def test_what_is_not_called_exact_moves_the_logits(model, growth):
+    plan = growth.plan(model.config)
+    assert not plan.guarantee.exact
+    assert drift(plan) > SEEN
+
+
+@cases([(model, growth) for model, growth in EXACT if not growth.wider])
 def test_growth_in_depth_alone_changes_no_bit_of_the_logits(model, growth):
     plan = growth.plan(in_dtype(model.config, "bfloat16"))
     assert drift(plan) == 0
 
 
 @cases(REFUSED)
-def test_a_family_that_cannot_be_widened_exactly_is_refused(model, growth):
-    reason = "the ternary scale" if model.config.ternary else "norms inside attention and feed-forward"
-    with pytest.raises(GrowthError, match=rf"growth in depth only, .*{reason}.*: add layers instead"):
+def test_what_would_move_ternary_codes_is_refused_with_what_works_instead(model, growth):
+    with pytest.raises(GrowthError, match="copies that are all written alike") as refusal:
         growth.plan(model.config)
+    assert "--width fresh takes any ratio; --split even takes whole multiples, the nearest 320" in str(refusal.value)
+    assert "--allow-inexact" in str(refusal.value)
 
 
 def changed(plan: Plan, **maps: tuple) -> Plan:

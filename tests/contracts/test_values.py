@@ -17,7 +17,7 @@ WIDENED = [model for model in MODELS if model.widens]
 each_widened = pytest.mark.parametrize("model", WIDENED, ids=lambda model: model.name)
 
 
-@cases(EACH_MODEL)
+@cases([(model, growth) for model, growth in EACH_MODEL if model.widens])  # ternary ones mind the rounding to come
 def test_bfloat16_weights_are_scaled_in_float32_and_rounded_once(model, growth):
     narrow = params_for(in_dtype(model.config, "bfloat16"))
     in_float32 = growth.plan(in_dtype(model.config, "float32"))

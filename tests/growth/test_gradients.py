@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from tprog.params import flatten
 
-from tests.contracts.cases import BOTH, MODELS, PAIRS, cases, in_dtype, params_for
+from tests.contracts.cases import BOTH, EXACT, MODELS, cases, in_dtype, params_for
 from tests.support import gradients, random_tokens
 from tritter_jax.growth import SPLITS, WIDTH, Plan, grow, make_plan, map_gradients
 
-LARGEST = [(model, growth) for model, growth in PAIRS if growth.deeper and (growth.wider or not model.widens)]
+LARGEST = [(model, growth) for model, growth in EXACT if growth.deeper and growth.wider]
 """Every model x width strategy x split, in depth too."""
 
 MAY_EXCEPT = {
     ("kv_heads", "copy"),  # which queries share a copy decides
+    ("kv_heads", "write"),  # the same, for value
     ("layers", "residual"),  # a new layer is silent, not dead
     ("hidden", "write"),  # fresh coordinates written as zero, and the silent copies of split `first`
     ("mlp", "write"),  # fresh units
@@ -53,7 +54,10 @@ def check_gradients(plan: Plan) -> set[str]:
             if all(len(indices) for indices in elsewhere):
                 others = tuple(i for i in range(error.ndim) if i != axis)
                 wrong = error[np.ix_(*elsewhere)].max(axis=others)
-                assert wrong.min() > 1e-9 * scale, f"{spec.name}, axis {axis}, is as mapped though said not to be"
+                # A unit behind a squared ReLU may be off at every token of the batch.
+                least = 0.5 if plan.source.family_record.activation == "relu2" else 1.0
+                differ = (wrong > 1e-9 * scale).mean()
+                assert differ >= least, f"{spec.name}, axis {axis}, is as mapped though said not to be"
     return compared
 
 
@@ -85,7 +89,7 @@ def test_only_the_stated_exceptions_are_not_mapped(width, split):
     assert excepted <= MAY_EXCEPT
     if width == "duplicate":
         silent = {("hidden", "write")} if split == "first" else set()
-        assert excepted == {("kv_heads", "copy"), ("layers", "residual")} | silent
+        assert excepted == {("kv_heads", "copy"), ("kv_heads", "write"), ("layers", "residual")} | silent
 
 
 def test_the_plan_says_when_key_and_value_gradients_are_not_mapped():

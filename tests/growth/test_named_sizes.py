@@ -29,7 +29,7 @@ def test_a_pair_of_named_sizes_has_an_exact_plan_or_a_reason(source, target):
     if reason is not None:
         for positions in ("auto", *POSITIONS):
             with pytest.raises(GrowthError, match=reason):
-                make_plan(*sizes, positions=positions)
+                make_plan(*sizes, positions=positions, scores=[1.0] * sizes[0].num_layers)
         return
     plan = make_plan(*sizes)
     assert plan.guarantee.exact

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tprog import blockcopy
 from tprog.blockcopy import aligned_empty, contiguous, copy_into, run_all
 from tprog.dtypes import numpy_dtype
 
@@ -57,3 +58,31 @@ def test_errors_of_tasks_come_through():
 
     with pytest.raises(RuntimeError, match="in a thread"):
         run_all([fail])
+
+
+@pytest.mark.parametrize("width", [1, 3, 100])
+@settings(max_examples=60, deadline=None)
+@given(source=views())
+def test_rows_may_come_from_elsewhere(width, source):
+    seen = []
+
+    def read(buffer: np.ndarray, view: np.ndarray) -> None:
+        assert buffer.flags.c_contiguous
+        assert view.strides[1] == view.itemsize or view.shape[1] == 1
+        seen.append(view.size)
+        np.copyto(buffer, view)
+
+    target = aligned_empty(source.shape, source.dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockcopy, "_WIDEST", width)
+        patch.setattr(blockcopy, "_STRIP", 2)
+        copy_into(target, source, read)
+    assert np.array_equal(target.astype(np.float64), source.astype(np.float64))
+    assert sum(seen) in (0, source.size)
+
+
+def test_a_matrix_is_turned_into_a_part_of_a_larger_one():
+    target, source = np.zeros((4, 6), np.int32), np.arange(12, dtype=np.int32).reshape(3, 4).T
+    copy_into(target[:, 1:4], source)
+    assert np.array_equal(target[:, 1:4], source)
+    assert not target[:, [0, 4, 5]].any()

@@ -183,3 +183,16 @@ def test_loading_takes_the_memory_over(tmp_path):
         params = tprog.flax.load(path)
     leaf = params["layers"]["mlp"]["up"]
     assert leaf.unsafe_buffer_pointer() == pointer[leaf.shape]
+
+
+def test_large_matrices_are_loaded_in_pieces(tmp_path, monkeypatch):
+    arrays = random_arrays(CONFIG)
+    path = write_checkpoint(tmp_path / "a.tprog", CONFIG, arrays)
+    whole = tprog.flax.load(path)
+    pieces = []
+    monkeypatch.setattr(tprog.flax_load, "_PIECE", 100)
+    monkeypatch.setattr(
+        tprog.flax_load, "run_all", lambda tasks: [pieces.append(1) or task() for task in list(tasks)]
+    )
+    assert jax.tree.all(jax.tree.map(np.array_equal, whole, tprog.flax.load(path)))
+    assert len(pieces) > 2 * len(arrays)

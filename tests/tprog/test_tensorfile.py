@@ -1,9 +1,11 @@
 """Tensor files: what is written is read back and accepted by others; what is malformed is refused."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,3 +280,37 @@ def test_a_changed_byte_is_refused_or_read_within_bounds(tmp_path_factory, data)
     except FormatError:
         return
     assert sum(file.tensor(name).nbytes for name in file.specs) <= len(content) - 10
+
+
+def test_views_are_read_from_the_file(tmp_path):
+    arrays = {"x": np.arange(20.0).reshape(4, 5), "y": np.arange(6.0).reshape(2, 3)}
+    write_tensors(tmp_path / "a.safetensors", arrays)
+    file = TensorFile.open(tmp_path / "a.safetensors")
+    for view in (file.tensor("x"), file.tensor("y"), file.tensor("x")[1:3], file.tensor("x")[::2, 1:4]):
+        buffer = np.zeros(view.shape)
+        file.read(buffer, view)
+        assert np.array_equal(buffer, view)
+
+
+def test_a_file_cut_while_it_is_open_is_told(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"x": np.ones((64, 1024))})
+    file = TensorFile.open(path)
+    os.truncate(path, 4096)
+    with pytest.raises(FormatError, match="cut while it was open"):
+        file.read(np.zeros((64, 1024)), file.tensor("x"))
+
+
+def _descriptors() -> int:
+    return len(list(Path("/dev/fd").iterdir()))
+
+
+def test_descriptors_go_with_their_files(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"x": np.ones(2)})
+    before = _descriptors()
+    held = [TensorFile.open(path) for _ in range(20)]
+    assert _descriptors() > before
+    del held
+    gc.collect()
+    assert _descriptors() == before

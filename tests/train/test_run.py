@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tprog.flax
-from tprog import TritterError, UsageError, VerificationError
+from tprog import FormatError, TritterError, UsageError, VerificationError
 from tprog.flax_state import load_optimizer
 from tprog.reader import open_checkpoint
 
@@ -84,6 +84,85 @@ def test_a_half_written_checkpoint_is_passed_over_and_cleared(settings):
     loop.train(prepare(reference))
     assert losses(settings()) == losses(reference)
     assert not litter.exists()
+
+
+def damage(directory: Path, step: int) -> None:
+    """Cut short the files that hold the arrays of a checkpoint."""
+    files = [path for path in (directory / "checkpoints" / str(step)).rglob("*") if path.is_file()]
+    large = [path for path in files if path.stat().st_size > 20_000]
+    assert large
+    for path in large:
+        os.truncate(path, 100)
+
+
+def test_a_damaged_checkpoint_is_moved_aside_and_the_one_before_it_gone_on_from(settings, uninterrupted):
+    chosen = settings()
+    loop.train(prepare(chosen))
+    directory = Path(chosen.output.directory)
+    damage(directory, 8)
+    said: list[str] = []
+    done = loop.train(prepare(chosen), say=said.append)
+    assert done.step == 8
+    assert losses(chosen) == uninterrupted
+    assert (directory / "damaged-checkpoint-8").is_dir()
+    assert "checkpoint 8 could not be read" in " ".join(said)
+
+
+@pytest.mark.parametrize("fault", ["damage", "another optimizer"])
+def test_where_no_checkpoint_can_be_read_the_run_is_left_as_it_was(settings, fault):
+    chosen = settings()
+    loop.train(prepare(chosen))
+    directory = Path(chosen.output.directory)
+    if fault == "damage":
+        damage(directory, 4)
+        damage(directory, 8)
+    before = (directory / "run.toml").read_text()
+    with pytest.raises(FormatError, match="a state of this model and optimizer"):
+        loop.train(prepare(settings("optimizer.name=lion")))
+    assert (directory / "run.toml").read_text() == before
+    assert {path.name for path in (directory / "checkpoints").iterdir()} == {"4", "8"}
+
+
+def test_nothing_need_be_held_out_where_nothing_is_evaluated(settings):
+    with pytest.raises(UsageError, match="held-out documents"):
+        loop.train(prepare(settings("data.held_out=0", directory="never")))
+    assert not Path(settings(directory="never").output.directory).exists()
+    done = loop.train(prepare(settings("data.held_out=0", "output.eval_interval=0", "training.steps=2")))
+    assert done.held_out_loss is None
+
+
+def test_several_corpora_are_one(settings, tmp_path):
+    for number in range(3):
+        (tmp_path / f"n'{number}.txt").write_text(" ".join(map(str, range(number * 999, number * 999 + 500))))
+    names = [str(tmp_path / "n'0.txt"), str(tmp_path / "n'[12].txt")]
+    chosen = RunConfig.parse(
+        settings("training.steps=2").model_dump(exclude_none=True), [], {"data": {"train": names}}
+    )
+    run = prepare(chosen)
+    assert run.tokens.train.documents + run.tokens.held_out.documents == 3
+    loop.train(run)
+    assert RunConfig.load(Path(chosen.output.directory) / "run.toml") == chosen
+
+
+def test_one_mesh_axis_may_take_the_devices_that_are_left(settings):
+    assert dict(prepare(settings("mesh.fsdp=-1", "mesh.tensor=2")).mesh.shape) == {"data": 1, "fsdp": 4, "tensor": 2}
+
+
+def test_the_best_checkpoint_is_kept_beside_the_last(settings, monkeypatch):
+    course = iter([3.0, 1.0, 2.0, 4.0])
+    monkeypatch.setattr(loop, "_evaluator", lambda run: lambda params: next(course))
+    chosen = settings("training.steps=16", "output.keep_last=1", "output.eval_interval=4")
+    assert loop.train(prepare(chosen)).best_loss == 1.0
+    assert {path.name for path in Path(chosen.output.directory, "checkpoints").iterdir()} == {"8", "16"}
+
+
+def test_metrics_go_to_json_tensorboard_and_a_plot(settings):
+    chosen = settings()
+    loop.train(prepare(chosen))
+    directory = Path(chosen.output.directory)
+    assert list(directory.glob("events.out.tfevents.*"))
+    assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(read_metrics(directory)[0])
 
 
 def test_not_a_number_stops_with_the_last_good_state(settings, monkeypatch):
@@ -163,7 +242,15 @@ def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):
         (["mesh.tensor=8"], "not a multiple of tensor = 8"),
         (["optimizer.name=sgdd"], "adamw, lion, muon"),
         (["schedule.name=linear"], "warmup-cosine, wsd"),
-        (["training.stepz=5"], "training.stepz is no field"),
+        (["training.stepz=5"], "training.stepz is no field; did you mean steps"),
+        (["trainig.steps=5"], "trainig is no field; did you mean training"),
+        (["mesh.data=-1", "mesh.fsdp=-1"], "one axis of -1"),
+        (["mesh.data=-1", "mesh.fsdp=3"], "dividing the 8 devices"),
+        (["mesh.data=0"], "a number of devices"),
+        (["data.train=[]"], "at least 1 item"),
+        (["data.held_out=0.9"], "less than or equal to 0.5"),
+        (["training.seed=-1"], "greater than or equal to 0"),
+        (["data.tokenizer=nowhere"], r"a tokenizer\.json"),
         (["training.steps=0"], "greater than or equal to 1"),
         (["model.size=7B"], "one of size, config and checkpoint"),
         (["data.train=builtin:poetry"], "poetry"),

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from tprog import SIZES, ModelConfig, UsageError, load_config, named_size
 from tprog.config import DTYPES
@@ -50,6 +51,21 @@ def target_size(text: str) -> ModelConfig | Path:
     if path.suffix == ".json":
         raise UsageError(text, expected="a config.json", got="nothing there", remedy="Check the path.")
     return named_size(text)  # raises, naming the nearest size
+
+
+def plan_record(text: str) -> dict[str, Any] | None:
+    """What a plan that `tritter plan --save` wrote says; None where a target is anything else.
+
+    Raises:
+        FormatError: it is a file, and no JSON.
+    """
+    from tprog.jsonio import read_json
+
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    return record if "layer_sources" in record else None
 
 
 def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig:

@@ -1,4 +1,4 @@
-"""tritter import and tritter export: Hugging Face, PyTorch and Orbax, in and out."""
+"""tritter import and tritter export: Hugging Face, PyTorch, Orbax and runs, in and out."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from tprog import count_parameters
+from tprog import UsageError, count_parameters
 from tprog.layout import ORBAX_MARKER, ORBAX_PARAMS, SHARD_SIZE
 
 from tritter_jax.cli.arguments import byte_count, source_path
@@ -25,13 +25,18 @@ class Destination(StrEnum):
 
 
 def import_(
-    source: Annotated[str, typer.Argument(help="A Hugging Face model directory, or any checkpoint.")],
+    source: Annotated[
+        str, typer.Argument(help="A Hugging Face model directory, a run of `tritter train`, or any checkpoint.")
+    ],
     destination: Annotated[Path, typer.Argument(help="The .tprog to write.")],
+    step: Annotated[int | None, typer.Option(help="Of a run: which of its checkpoints; the latest without.")] = None,
     shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = _SHARD_SIZE,
     overwrite: Overwrite = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a model directory, or what `tritter export --to orbax` wrote, as a .tprog; tensors stay bit-equal.
+    """Write a model directory, or what Orbax wrote, as a .tprog; tensors stay bit-equal.
+
+    Of a run directory everything that training goes on from is kept.
 
     Example: tritter import ./Llama-3.2-1B llama-1B-0.tprog
     """
@@ -39,9 +44,18 @@ def import_(
     from tprog.reader import open_checkpoint
 
     directory, limit = source_path(source), byte_count(shard_size)
+    run = (directory / "run.toml").is_file() and (directory / "checkpoints").is_dir()
+    if step is not None and not run:
+        raise UsageError(
+            "--step", expected="a run directory to choose a checkpoint of", got=directory, remedy="Leave --step out."
+        )
     with stages() as stage:
         stage("copying")
-        if (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file():
+        if run:
+            from tritter_jax.train.exchange import import_run
+
+            path = import_run(directory, destination, step=step, shard_size=limit, overwrite=overwrite)
+        elif (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file():
             from tritter_jax.train.checkpoint import import_orbax
 
             path = import_orbax(directory, destination, shard_size=limit, overwrite=overwrite)
@@ -53,24 +67,37 @@ def import_(
 
 def export(
     source: Annotated[str, typer.Argument(help="A .tprog, or a named size: the newest one here.")],
-    destination: Annotated[Path, typer.Argument(help="The directory (or .pt file) to write.")],
+    destination: Annotated[Path | None, typer.Argument(help="The directory (or .pt file) to write.")] = None,
     to: Annotated[Destination, typer.Option("--to", help="What to write.")] = Destination.hf,
+    orbax: Annotated[Path | None, typer.Option("--orbax", help="Short for DESTINATION --to orbax.")] = None,
     overwrite: Overwrite = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, or an Orbax checkpoint.
+    """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, or for Orbax.
+
+    What `tritter train` wrote becomes for Orbax a run directory, which `tritter train --resume` goes on from.
 
     Example: tritter export tritter-7B-0.tprog ./model --to hf
     """
     from tprog.reader import open_checkpoint
 
+    if (destination is None) == (orbax is None):
+        raise UsageError(
+            "DESTINATION", expected="one place to write to: DESTINATION, or --orbax DIR",
+            got="none" if destination is None else "both", remedy="For example: tritter export a.tprog --orbax run",
+        )  # fmt: skip
+    if orbax is not None:
+        destination, to = orbax, Destination.orbax
+    assert destination is not None
     checkpoint = open_checkpoint(source_path(source))
     with stages() as stage:
         stage("writing")
         if to is Destination.orbax:
             from tritter_jax.train.checkpoint import export_orbax
+            from tritter_jax.train.exchange import belongs_to_run, export_run
 
-            path = export_orbax(checkpoint, destination, overwrite=overwrite)
+            write = export_run if belongs_to_run(checkpoint) else export_orbax
+            path = write(checkpoint, destination, overwrite=overwrite)
         elif to is Destination.torch:
             from tprog.huggingface import export_torch
 

@@ -1,7 +1,7 @@
 """tritter demo: the whole job on a small model, and the proof that the function is unchanged."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,15 +9,21 @@ from rich.console import Console
 from tritter_jax.cli.arguments import MAX_SEED
 from tritter_jax.cli.output import JsonOption, emit, stages, table
 
+if TYPE_CHECKING:
+    from tritter_jax.demo import Outcome
+
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Keep both checkpoints in this directory.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights and tokens.", min=0, max=MAX_SEED - 1)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Keep runs and checkpoints in this directory.")] = None,
+    plot: Annotated[Path, typer.Option(help="The picture of the losses to write.")] = Path("tritter-demo.png"),
+    steps: Annotated[int, typer.Option(help="Training steps before growing, and again after it.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Seed of weights, data order and growth.", min=0, max=MAX_SEED - 1)] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Build a small model, grow it in depth and width, and compare it in JAX and in transformers.
+    """Train a small model, grow it in depth and width in mid-run, and train on.
 
-    Needs no network and no accelerator.
+    The grown model is compared with its source in JAX and in transformers; its loss goes on beside that of the run
+    that was not expanded. Needs no network and no accelerator.
     """
     import tempfile
 
@@ -25,8 +31,7 @@ def demo(
         stage("starting")
         from tritter_jax.demo import run_demo
 
-        directory = out or Path(temporary)
-        outcome = run_demo(directory, seed=seed, progress=stage)
+        outcome = run_demo(out or Path(temporary), plot=plot, seed=seed, steps=steps, progress=stage)
 
     def render(console: Console) -> None:
         from tritter_jax.cli.plan import print_plan
@@ -37,11 +42,27 @@ def demo(
             verdict = "[green]as it should be[/green]" if row.holds else "[red]NOT as it should be[/red]"
             view.add_row(row.title, f"{row.difference:.1e}", f"{row.relation} {row.bound:.0e}", verdict)
         console.print(view)
+        _print_losses(console, outcome, steps)
         for note in outcome.notes:
-            console.print(note)
+            console.print(note, markup=False)
+        if outcome.plot is not None:
+            console.print(f"The losses are drawn in {outcome.plot}.", markup=False)
+        else:
+            console.print("No picture: pip install 'tritter-jax[plots]'", markup=False)
         if out:
-            console.print(f"Both checkpoints are in {out}.", markup=False)
+            console.print(f"Runs and checkpoints are in {out}.", markup=False)
 
     emit(outcome.as_json(), json, render)
     if not all(row.holds for row in outcome.rows):
         raise typer.Exit(1)
+
+
+def _print_losses(console: Console, outcome: "Outcome", steps: int) -> None:
+    """Held-out loss of both runs at the same steps; one column until the growth."""
+    view = table("step", "held-out loss, not expanded", "held-out loss, expanded", numbers=(0, 1, 2))
+    curves = [{line["step"]: line["held_out_loss"] for line in curve if "held_out_loss" in line}
+              for curve in (outcome.small, outcome.grown)]  # fmt: skip
+    for step, loss in curves[0].items():
+        grown = f"{curves[1][step]:.4f}" if step > steps and step in curves[1] else ""
+        view.add_row(f"{step}{' (grown here)' if step == steps else ''}", f"{loss:.4f}", grown)
+    console.print(view)

@@ -6,11 +6,26 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from tprog import size_label
-from tprog.layout import EWC, HOOKS, SHARD_SIZE, TRAINING
+from tprog.layout import SHARD_SIZE
 
-from tritter_jax.cli.arguments import byte_count, layer_list, source_path, target_for
+from tritter_jax.cli.arguments import byte_count, layer_list, source_path
 from tritter_jax.cli.output import JsonOption, emit, stages
-from tritter_jax.cli.plan import Depth, DType, From, Layers, Positions, Seed, Split, To, Width, print_plan
+from tritter_jax.cli.plan import (
+    Depth,
+    DType,
+    Everywhere,
+    From,
+    Inexact,
+    Layers,
+    Noise,
+    Positions,
+    Seed,
+    Split,
+    To,
+    Width,
+    planned,
+    print_plan,
+)
 
 
 def expand(
@@ -24,8 +39,25 @@ def expand(
     layers: Layers = None,
     width: Width = "duplicate",
     split: Split = "uneven",
-    seed: Seed = 0,
+    noise: Noise = None,
+    noise_everywhere: Everywhere = False,
+    allow_inexact: Inexact = False,
+    seed: Seed = None,
     dtype: DType = None,
+    optimizer: Annotated[
+        str,
+        typer.Option(
+            help="How the optimizer's moments move: asymmetric (new entries begin at 0), transport (all as the grown "
+            "model would have them), or reset (left out)."
+        ),
+    ] = "asymmetric",
+    fisher: Annotated[
+        str,
+        typer.Option(
+            help="How Fisher information moves: preserve (moving all copies costs what it cost), or exact (the grown "
+            "model's own)."
+        ),
+    ] = "preserve",
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare both models before the result is put in place.")
     ] = True,
@@ -36,7 +68,7 @@ def expand(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Grow a checkpoint in depth and width; the result computes the same function.
+    """Grow a checkpoint in depth and width, with all that it holds; the result computes the same function.
 
     Example: tritter expand --from 3B --to 7B
     """
@@ -50,36 +82,47 @@ def expand(
 
         from tritter_jax.growth import describe, load_strategies
         from tritter_jax.growth.expand import expand as run
+        from tritter_jax.growth.expand import stored_scores
 
         load_strategies()
         checkpoint = open_checkpoint(source_path(source))
         run_hooks(checkpoint, trust=trust_hooks)
-        wanted = target_for(checkpoint.config, target, dtype)
-        steps = checkpoint.progressive.steps
-        destination = out or Path(default_name(checkpoint.path, size_label(wanted), steps))
-        refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
-        done = run(
-            checkpoint,
-            destination,
-            wanted,
-            verify=verify,
-            overwrite=overwrite,
-            shard_size=limit,
-            progress=stage,
+        plan = planned(
+            checkpoint.config,
+            target,
+            dtype,
+            stored_scores(checkpoint),
             depth=depth,
             positions=positions,
             layers=chosen,
             width=width,
             split=split,
+            noise=noise,
+            noise_everywhere=noise_everywhere,
+            allow_inexact=allow_inexact,
             seed=seed,
-            convert=True if dtype else None,
         )
-    left = [name for name in (TRAINING, EWC, HOOKS) if (checkpoint.path / name).exists()]
+        steps = checkpoint.progressive.steps
+        destination = out or Path(default_name(checkpoint.path, size_label(plan.target), steps))
+        refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
+        done = run(
+            checkpoint,
+            destination,
+            plan,
+            optimizer=optimizer,
+            fisher=fisher,
+            verify=verify,
+            overwrite=overwrite,
+            shard_size=limit,
+            progress=stage,
+        )
+    left = [name for name in checkpoint.parts if name not in done.carried]
     result: dict[str, Any] = {
         "source": str(checkpoint.path),
         "path": str(done.path),
         "plan": describe(done.plan),
         "measured_drift": done.drift.as_json() if done.drift else None,
+        "carried": list(done.carried),
         "left_behind": left,
     }
 
@@ -89,14 +132,19 @@ def expand(
         if done.drift is None:
             console.print("not verified (--no-verify)")
         else:
+            promise = done.plan.guarantee
+            bound = f"tolerance {promise.tolerance:.0e} in {promise.dtype}" if promise.exact else "none was promised"
             console.print(
                 f"largest relative difference of the logits: {done.drift.max_relative:.2e} over "
-                f"{done.drift.tokens} tokens (tolerance {done.plan.guarantee.tolerance:.0e} in "
-                f"{done.plan.guarantee.dtype})"
+                f"{done.drift.tokens} tokens ({bound})"
             )
             if done.drift.before_rounding is not None:
                 console.print(f"before rounding to {done.plan.guarantee.dtype}: {done.drift.before_rounding:.2e}")
+        how = {"optimizer": optimizer, "fisher": fisher}
+        names = [f"{name} ({how[name]})" if name in how else name for name in done.carried]
+        if names:
+            console.print(f"taken along: {', '.join(names)}", markup=False)
         for name in left:
-            console.print(f"[yellow]left behind:[/yellow] {name} of the source was not taken along")
+            console.print(f"[yellow]left behind:[/yellow] {name}")
 
     emit(result, json, render)

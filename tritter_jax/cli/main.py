@@ -9,7 +9,21 @@ import typer
 from tprog import TritterError, VerificationError
 
 from tritter_jax import __version__
-from tritter_jax.cli import convert, demo, diff, evaluate, expand, info, init, plan, sizes, tokenizer, train, verify
+from tritter_jax.cli import (
+    convert,
+    demo,
+    diff,
+    evaluate,
+    expand,
+    fisher,
+    info,
+    init,
+    plan,
+    sizes,
+    tokenizer,
+    train,
+    verify,
+)
 from tritter_jax.cli.output import err, print_error
 
 app = typer.Typer(
@@ -29,6 +43,7 @@ app.command("sizes")(sizes.sizes)
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("generate")(evaluate.generate)
+app.command("fisher")(fisher.fisher)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
 

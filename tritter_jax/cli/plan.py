@@ -1,13 +1,14 @@
 """tritter plan: what an expansion would do, without doing it."""
 
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from tprog import ModelConfig, UsageError, count_parameters, named_size, size_label
 from tprog.sizes import count_bytes
 
-from tritter_jax.cli.arguments import MAX_SEED, is_size, layer_list, source_path, target_for
+from tritter_jax.cli.arguments import MAX_SEED, is_size, layer_list, plan_record, source_path, target_for
 from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges, table
 
 if TYPE_CHECKING:
@@ -17,15 +18,39 @@ From = Annotated[
     str,
     typer.Option("--from", help="A .tprog, a Hugging Face directory, or a size: the newest *-{size}-*.tprog here."),
 ]
-To = Annotated[str, typer.Option("--to", help="A named size, or a config.json.")]
-Depth = Annotated[str, typer.Option(help="How new layers begin: identity (they change nothing).")]
-Positions = Annotated[
-    str, typer.Option(help="Where new layers go: uniform (LLaMA Pro's rule), spread, or auto: the first that fits.")
+To = Annotated[
+    str, typer.Option("--to", help="A named size, a config.json, or a plan that `tritter plan --save` wrote.")
 ]
-Layers = Annotated[str | None, typer.Option(help="The layers to copy, such as 13-18, instead of a rule.")]
+Depth = Annotated[
+    str,
+    typer.Option(
+        help="How new layers begin: identity (they change nothing), copy, solar (two cut copies of the stack), "
+        "stack (the whole stack several times)."
+    ),
+]
+Positions = Annotated[
+    str,
+    typer.Option(
+        help="Where new layers go: uniform (LLaMA Pro's rule), spread, middle, top, importance, "
+        "or auto: uniform where it fits, else spread."
+    ),
+]
+Layers = Annotated[str | None, typer.Option(help="The layers to copy, such as 13-18 or 3,5,7-9, instead of a rule.")]
 Width = Annotated[str, typer.Option(help="How axes are widened: duplicate or fresh.")]
 Split = Annotated[str, typer.Option(help="How copies share what they pass on: uneven, even or first.")]
-Seed = Annotated[int, typer.Option(help="Seed of whatever is drawn.", min=0, max=MAX_SEED)]
+Noise = Annotated[
+    float | None,
+    typer.Option(help="Noise on copies of this signal-to-noise ratio in dB, where it changes nothing.", metavar="DB"),
+]
+Everywhere = Annotated[
+    bool, typer.Option("--noise-everywhere", help="Lay the noise on all new entries; the function changes.")
+]
+Inexact = Annotated[
+    bool, typer.Option("--allow-inexact", help="Grow also where ternary rounding or inner norms let it not be exact.")
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Seed of whatever is drawn; default 0, but noise needs one.", min=0, max=MAX_SEED)
+]
 DType = Annotated[str | None, typer.Option(help="Stored dtype of the result; default the source's.")]
 
 
@@ -37,44 +62,90 @@ def plan(
     layers: Layers = None,
     width: Width = "duplicate",
     split: Split = "uneven",
-    seed: Seed = 0,
+    noise: Noise = None,
+    noise_everywhere: Everywhere = False,
+    allow_inexact: Inexact = False,
+    seed: Seed = None,
     dtype: DType = None,
+    save: Annotated[Path | None, typer.Option(help="Write the plan to a file that --to takes.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Show what comes from where, sizes before and after, and what is guaranteed. Writes nothing.
 
     Example: tritter plan --from 3B --to 7B
     """
-    from tritter_jax.growth import describe, load_strategies, make_plan
+    from tprog.jsonio import write_json
+
+    from tritter_jax.growth import describe, load_strategies, plan_to_record
 
     load_strategies()
-    config = _source_config(source)
-    made = make_plan(
+    config, scores = _source(source)
+    made = planned(
         config,
-        target_for(config, target, dtype),
+        target,
+        dtype,
+        scores,
         depth=depth,
         positions=positions,
         layers=layer_list(layers),
         width=width,
         split=split,
+        noise=noise,
+        noise_everywhere=noise_everywhere,
+        allow_inexact=allow_inexact,
         seed=seed,
-        convert=True if dtype else None,
     )
+    if save is not None:
+        if save.exists():
+            raise UsageError(save, expected="a new file", got="one that exists", remedy="Choose another name.")
+        write_json(save, plan_to_record(made))
     emit(describe(made), json, lambda console: print_plan(console, made))
 
 
-def _source_config(text: str) -> ModelConfig:
-    """The configuration of a checkpoint or, where none of a named size is at hand, of the size itself."""
+DEFAULTS: dict[str, Any] = {"depth": "identity", "positions": "auto", "width": "duplicate", "split": "uneven"}
+"""What the options that choose a growth are when they are left out; the others are None or false."""
+
+
+def planned(
+    config: ModelConfig, target: str, dtype: str | None, scores: list[float] | None, **choices: Any
+) -> "Plan":
+    """The plan that a target and options ask for, or the one that the target is.
+
+    Raises:
+        UsageError: options beside a stored plan.
+        GrowthError: there is no such growth, or the plan is for another model.
+    """
+    from tritter_jax.growth import make_plan, stored_plan
+
+    record = plan_record(target)
+    if record is None:
+        convert = True if dtype else None
+        return make_plan(config, target_for(config, target, dtype), scores=scores, convert=convert, **choices)
+    chosen = [name for name, value in choices.items() if value not in (DEFAULTS.get(name), False)]
+    if chosen or dtype:
+        option = f"--{(chosen or ['dtype'])[0].replace('_', '-')}"
+        raise UsageError(
+            option, expected="none beside a stored plan, which holds every choice", got=f"{option} and {target}",
+            remedy="Leave it out, or plan anew.",
+        )  # fmt: skip
+    return stored_plan(record, config)
+
+
+def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
+    """Configuration and layer scores of a checkpoint or, where none of a named size is here, of the size itself."""
     from dataclasses import replace
 
     from tprog.reader import open_checkpoint
 
+    from tritter_jax.growth.expand import stored_scores
+
     try:
-        return open_checkpoint(source_path(text)).config
+        checkpoint = open_checkpoint(source_path(text))
     except UsageError:
         if is_size(text):
-            return replace(named_size(text), dtype="bfloat16")
+            return replace(named_size(text), dtype="bfloat16"), None
         raise
+    return checkpoint.config, stored_scores(checkpoint)
 
 
 def print_plan(console: Console, made: "Plan") -> None:
@@ -88,6 +159,7 @@ def print_plan(console: Console, made: "Plan") -> None:
         ("query heads", "num_heads", "heads"),
         ("kv heads", "num_kv_heads", "kv_heads"),
         ("feed-forward", "intermediate_size", "mlp"),
+        ("vocabulary", "vocab_size", "vocab"),
     ):
         note = ""
         if axis in maps:

@@ -1,12 +1,15 @@
 """tritter train: a run from a configuration file."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from tritter_jax.cli.output import JsonOption, emit, err
+
+if TYPE_CHECKING:
+    from tritter_jax.train.config import RunConfig
 
 
 def train(
@@ -14,8 +17,22 @@ def train(
     change: Annotated[
         list[str] | None, typer.Option("--set", help="Override a field: --set training.steps=50. May be repeated.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Short for --set data.train=...")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A text file, directory, glob or builtin:prose, for data.train. May be repeated."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Short for --set output.directory=...")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="A run directory: go on with its own run.toml, wherever it was moved to.")
+    ] = None,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Join the other processes of this job (TPU pod, Slurm, Open MPI, Kubernetes). Elsewhere set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each.",
+        ),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Train a model; goes on where the run directory's last checkpoint was saved.
@@ -24,15 +41,13 @@ def train(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from tritter_jax.train.config import RunConfig
+    settings = _settings(config, change or [], data or [], out, resume)
     from tritter_jax.train.loop import Report
     from tritter_jax.train.loop import train as run
+    from tritter_jax.train.processes import all_or_none, is_first, start_processes
     from tritter_jax.train.setup import prepare
 
-    changes = list(change or [])
-    changes += [f"data.train='{data}'"] if data else []
-    changes += [f"output.directory='{out}'"] if out else []
-    settings = RunConfig.load(config, changes) if config else RunConfig.parse({}, changes)
+    start_processes(distributed=distributed)
 
     columns = (
         TextColumn("{task.description}"),
@@ -41,13 +56,14 @@ def train(
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err()) as bars:
+    console = err()
+    with Progress(*columns, console=console, disable=not is_first()) as bars:
         reading = bars.add_task("tokenising", total=None, note="", visible=False)
 
         def tokenised(done: int, total: int) -> None:
             bars.update(reading, completed=done, total=total, visible=done < total)
 
-        ready = prepare(settings, progress=tokenised)
+        ready = all_or_none(lambda: prepare(settings, progress=tokenised))
         task = bars.add_task("compiling", total=settings.training.steps, note="")
 
         def report(at: Report) -> None:
@@ -59,7 +75,9 @@ def train(
                 note=f"loss {at.loss:.4f}{held_out}, {at.tokens_per_second:,.0f} tokens/s",
             )
 
-        done = run(ready, report=report)
+        done = run(ready, report=report, say=lambda text: console.print(text, markup=False))
+    if not is_first():
+        return
 
     result: dict[str, Any] = {
         "checkpoint": str(done.checkpoint),
@@ -80,3 +98,26 @@ def train(
         console.print(f"wrote {done.checkpoint}", markup=False)
 
     emit(result, json, render)
+
+
+def _settings(
+    config: Path | None, changes: list[str], data: list[str], out: Path | None, resume: Path | None
+) -> "RunConfig":
+    from tprog import UsageError
+
+    from tritter_jax.train.config import RunConfig
+    from tritter_jax.train.resume import SETTINGS
+
+    if resume is not None:
+        if config is not None or out is not None:
+            raise UsageError(
+                "--resume", expected="to be given alone", got="--config or --out as well",
+                remedy="Override fields of the run with --set.",
+            )  # fmt: skip
+        config, out = resume / SETTINGS, resume
+    places: dict[str, dict[str, Any]] = {}
+    if data:
+        places["data"] = {"train": data[0] if len(data) == 1 else data}
+    if out is not None:
+        places["output"] = {"directory": str(out)}
+    return RunConfig.load(config, changes, places) if config else RunConfig.parse({}, changes, places)

@@ -3,7 +3,7 @@
 from tritter_jax.data.batches import EvalBatches, TrainBatches, eval_batches, train_batches
 from tritter_jax.data.builtin import BUILTIN
 from tritter_jax.data.cache import cache_directory, tokenize
-from tritter_jax.data.corpus import Corpus, Document, open_corpus
+from tritter_jax.data.corpus import Corpus, Document, open_corpora, open_corpus
 from tritter_jax.data.rows import Batch
 from tritter_jax.data.tokenizer import Tokenizer
 from tritter_jax.data.tokens import TokenFile, TokenView, open_tokens
@@ -23,6 +23,7 @@ __all__ = [
     "cache_directory",
     "eval_batches",
     "load_tokenizer",
+    "open_corpora",
     "open_corpus",
     "open_tokens",
     "tokenize",

@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from glob import has_magic, iglob
 from pathlib import Path
@@ -127,6 +127,36 @@ def open_corpus(spec: str | Path) -> Corpus:
         got="neither a file nor a directory" if path.exists() else "nothing there",
         remedy="Check the path of --data.",
     )  # fmt: skip
+
+
+def open_corpora(specs: Sequence[str | Path]) -> Corpus:
+    """The documents of several `--data` values as one corpus; one alone is as `open_corpus` gives it.
+
+    Args:
+        specs: as for `open_corpus`; a file that several name is taken once from each.
+
+    Raises:
+        UsageError: as for `open_corpus`, or none is given.
+
+    Example:
+        >>> corpus = open_corpora(["builtin:prose", "builtin:code"])
+        >>> corpus.label, corpus.documents[0].name
+        ('builtin-prose-and-1-more', '0/assert')
+    """
+    if not specs:
+        raise UsageError("--data", expected="text to train on", got="nothing", remedy="Name at least one corpus.")
+    corpora = [open_corpus(spec) for spec in specs]
+    if len(corpora) == 1:
+        return corpora[0]
+    return Corpus(
+        label=f"{corpora[0].label}-and-{len(corpora) - 1}-more",
+        documents=tuple(
+            replace(document, name=f"{number}/{document.name}")
+            for number, corpus in enumerate(corpora)
+            for document in corpus
+        ),
+        skipped=tuple(f"{number}/{name}" for number, corpus in enumerate(corpora) for name in corpus.skipped),
+    )
 
 
 def _walk(root: Path) -> Iterator[tuple[str, Path]]:

@@ -2,33 +2,52 @@
 
 from tritter_jax.growth.apply import grow, map_gradients
 from tritter_jax.growth.axis_map import AxisMap
-from tritter_jax.growth.depth import DEPTH, POSITIONS, DepthStrategy
+from tritter_jax.growth.depth import DEPTH, DepthStrategy
+from tritter_jax.growth.fisher import FISHER, FisherRule
 from tritter_jax.growth.guarantee import TOLERANCE, Guarantee
+from tritter_jax.growth.moments import MOMENTS, MomentStrategy
 from tritter_jax.growth.new_parameters import NewEntries, new_parameters
+from tritter_jax.growth.noise import Noise
+from tritter_jax.growth.optimizer import grow_optimizer
 from tritter_jax.growth.plan import Plan, describe, make_plan
 from tritter_jax.growth.plugins import load_strategies
-from tritter_jax.growth.record import plan_from_record, plan_to_record
-from tritter_jax.growth.split import SPLITS
+from tritter_jax.growth.positions import POSITIONS
+from tritter_jax.growth.preserves import Preserves
+from tritter_jax.growth.record import plan_from_record, plan_to_record, stored_plan
+from tritter_jax.growth.rewarm import rewarm, scale_entries, train_only
+from tritter_jax.growth.split import SPLITS, SplitRule
 from tritter_jax.growth.width import WIDTH, WidthStrategy
 
 __all__ = [
     "DEPTH",
+    "FISHER",
+    "MOMENTS",
     "POSITIONS",
     "SPLITS",
     "TOLERANCE",
     "WIDTH",
     "AxisMap",
     "DepthStrategy",
+    "FisherRule",
     "Guarantee",
+    "MomentStrategy",
     "NewEntries",
+    "Noise",
     "Plan",
+    "Preserves",
+    "SplitRule",
     "WidthStrategy",
     "describe",
     "grow",
+    "grow_optimizer",
     "load_strategies",
     "make_plan",
     "map_gradients",
     "new_parameters",
     "plan_from_record",
     "plan_to_record",
+    "rewarm",
+    "scale_entries",
+    "stored_plan",
+    "train_only",
 ]

@@ -9,8 +9,9 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from tprog.params import Role
 
-Fill = Literal["zero", "random", "mean"]
+Fill = Literal["zero", "random", "mean", "near_mean"]
 FRESH = -1
 
 
@@ -26,7 +27,8 @@ class AxisMap:
         weight: factor of the copied value; 0 for fresh entries.
         gradient: factor of the gradient of the loss with respect to the copied value.
         mapped: whether the gradient at the new index really is the mapped old one (0 for fresh entries).
-        fill: what a fresh entry holds: zeros, random numbers of the parameter's own spread, or the old mean.
+        fill: what a fresh entry holds: zeros, random numbers of the parameter's own spread, the mean of the old
+            entries, or random numbers around that.
 
     Example:
         >>> doubled = AxisMap(source=(0, 1, 0), weight=(0.5, 1.0, 0.5), gradient=(1.0, 1.0, 1.0), mapped=(True,) * 3)
@@ -65,12 +67,16 @@ class AxisMap:
 
     def factors(self, quantity: Literal["weight", "gradient"]) -> Float[np.ndarray, " new"]:
         """The factor of every entry for what is moved."""
-        return np.asarray(self.weight if quantity == "weight" else self.gradient)
+        return np.asarray(self.weight if quantity == "weight" else self.gradient, np.float64)
 
     @cached_property
     def share(self) -> Float[np.ndarray, " new"]:
         """`weight * gradient`: the part of the old entry that each copy carries; sums to 1 over the copies."""
         return np.asarray(self.weight) * np.asarray(self.gradient)
+
+
+Maps = dict[tuple[str, Role], AxisMap]
+"""The map of every (logical axis, role) that a growth changes."""
 
 
 def axis_map(

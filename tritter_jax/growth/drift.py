@@ -83,15 +83,15 @@ def precision(dtype: str) -> AbstractContextManager[Any]:
     return jax.enable_x64(jnp.dtype(dtype) == jnp.float64 or jax.config.read("jax_enable_x64"))
 
 
-def measure_drift(before: Float[Array | np.ndarray, "b s v"], after: Float[Array | np.ndarray, "b s v"]) -> Drift:
-    """Compare the logits of a source and of what it grew into.
+def measure_drift(before: Float[Array | np.ndarray, "b s v"], after: Float[Array | np.ndarray, "b s w"]) -> Drift:
+    """Compare the logits of a source and of what it grew into; those of new tokens are left out.
 
     Example:
         >>> import jax.numpy as jnp
         >>> measure_drift(jnp.ones((1, 2, 4)), jnp.full((1, 2, 4), 1.5)).max_relative
         0.5
     """
-    old, new = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    old, new = np.asarray(before, np.float64), np.asarray(after[..., : before.shape[-1]], np.float64)
     difference, largest = float(np.max(np.abs(new - old))), float(np.max(np.abs(old)))
     return Drift(
         max_relative=0.0 if difference == 0 else difference / largest if largest else np.inf,

@@ -1,6 +1,6 @@
 """Expanding a checkpoint on disk: open, plan, grow, write, check, commit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,16 @@ from typing import Any
 from tprog import ModelConfig, size_label
 from tprog.commit import refuse_taken
 from tprog.huggingface import kept_files
+from tprog.parts import MINIMAL_FISHER
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
 from tprog.writer import SHARD_SIZE, write_checkpoint
 
+from tritter_jax.growth.carry import grown_parts
+from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.drift import NARROW, Drift, measure_drift, precision, require_finite, sample_tokens
+from tritter_jax.growth.fisher import FISHER
+from tritter_jax.growth.moments import MOMENTS
 from tritter_jax.growth.plan import Plan, make_plan
 from tritter_jax.growth.record import plan_to_record
 from tritter_jax.growth.stream import grown_tensors
@@ -29,18 +34,22 @@ class Expanded:
         path: the grown checkpoint.
         plan: the growth that was applied.
         drift: the measured difference of the logits; None where it was not asked for.
+        carried: the optional parts of the source that were taken along.
     """
 
     path: Path
     plan: Plan
     drift: Drift | None
+    carried: tuple[str, ...]
 
 
 def expand(
     source: str | Path | Checkpoint,
     destination: str | Path,
-    target: ModelConfig,
+    target: ModelConfig | Plan,
     *,
+    optimizer: str = next(iter(MOMENTS)),
+    fisher: str = next(iter(FISHER)),
     verify: bool = True,
     overwrite: bool = False,
     shard_size: int = SHARD_SIZE,
@@ -49,32 +58,46 @@ def expand(
 ) -> Expanded:
     """Grow a checkpoint into a larger one, and write it only if it keeps what its plan promises.
 
+    All that the checkpoint holds goes along: optimizer, Fisher information and anchor grown tensor by tensor as the
+    weights are; random states, schedule, place in the data, tokenizer and history as they are.
+
     Args:
         source: a `.tprog` or Hugging Face directory, or a checkpoint already open.
         destination: the `.tprog` to write.
-        target: a configuration of the size wanted; its dtype is that of the result.
+        target: a configuration of the size wanted, whose dtype is that of the result, or a plan for this source.
+        optimizer: a key of `MOMENTS`: how the optimizer's state moves.
+        fisher: a key of `FISHER`: how Fisher information moves.
         verify: run source and result, as written, on the same tokens before the result is put in place.
         overwrite: whether an existing checkpoint may be replaced.
         shard_size: largest weights file in bytes.
         progress: told each stage's name as it begins.
-        **choices: `depth`, `positions`, `layers`, `width`, `split`, `seed`, as for `make_plan`.
+        **choices: `depth`, `positions`, `layers`, `width`, `split`, `noise`, `noise_everywhere`, `allow_inexact`,
+            `seed`, as for `make_plan`; none beside a plan.
 
     Raises:
-        GrowthError: the growth cannot be planned.
+        GrowthError: the growth cannot be planned, the plan is for another model, or the optimizer's state cannot be
+            moved.
         VerificationError: the plan said exact, and the result is not.
         FormatError: the source is not a model.
         UsageError: the destination is taken, or cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
-    plan = make_plan(checkpoint.config, target, **choices)
+    if isinstance(target, Plan):
+        check_source(target.source, checkpoint.config)
+        plan = target
+    else:
+        plan = make_plan(checkpoint.config, target, scores=stored_scores(checkpoint), **choices)
+    parts = grown_parts(checkpoint, plan, optimizer=optimizer, fisher=fisher)
+    moved = {name: how for name, how in (("optimizer", optimizer), ("fisher", fisher)) if name in checkpoint.parts}
     tokens = sample_tokens(checkpoint.config, seed=plan.seed)
     widest = max((spec.dtype.name for spec in checkpoint.specs.values()), key=lambda name: name == "float64")
-    with precision(widest), precision(plan.target.dtype):
+    computed = "float64" if plan.keeps_codes else None
+    with precision(widest), precision(plan.target.dtype), precision(computed or plan.target.dtype):
         before = None
         if verify:
             progress("running the source")
-            before = logits_by_layer(checkpoint.tensor, tokens, plan.source)
+            before = logits_by_layer(checkpoint.tensor, tokens, plan.source, dtype=computed)
             require_finite(before, checkpoint.path)
         measured: list[Drift] = []
 
@@ -82,34 +105,50 @@ def expand(
             if before is None:
                 return None
             progress("running the result")
-            after = logits_by_layer(open_checkpoint(written).tensor, tokens, plan.target)
+            after = logits_by_layer(open_checkpoint(written).tensor, tokens, plan.target, dtype=computed)
             drift = measure_drift(before, after)
-            if plan.target.dtype in NARROW:
+            if plan.target.dtype in NARROW or plan.keeps_codes:
                 progress("running the result before rounding")
                 exact = plan.unrounded()
                 unrounded = logits_by_layer(grown_tensors(checkpoint, exact).tensor, tokens, exact.target)
                 drift = replace(drift, before_rounding=measure_drift(before, unrounded).max_relative)
             measured.append(drift)
             measured[0].check(plan.guarantee, where=f"{destination}")
-            return grown_metadata(checkpoint.progressive, plan, measured[0])
+            return grown_metadata(checkpoint.progressive, plan, measured[0], moved)
 
         progress("growing and writing")
         path = write_checkpoint(
             destination,
             plan.target,
             grown_tensors(checkpoint, plan),
-            progressive=grown_metadata(checkpoint.progressive, plan, None),
+            progressive=grown_metadata(checkpoint.progressive, plan, None, moved),
             shard_size=shard_size,
             overwrite=overwrite,
             tokenizer_from=checkpoint.path,
             files=kept_files(checkpoint),
+            parts=parts,
             check=check,
         )
-    return Expanded(path=path, plan=plan, drift=measured[0] if measured else None)
+    return Expanded(path=path, plan=plan, drift=measured[0] if measured else None, carried=parts.given)
 
 
-def grown_metadata(progressive: Progressive, plan: Plan, drift: Drift | None) -> Progressive:
-    """The source's metadata with the growth added to its history, and what no longer holds left out."""
+def stored_scores(checkpoint: Checkpoint) -> list[float] | None:
+    """The importance of each layer as progressive.json has it; None where it was never measured."""
+    analysis = checkpoint.progressive.layer_analysis
+    return None if analysis is None else analysis.importance_scores
+
+
+def grown_metadata(
+    progressive: Progressive, plan: Plan, drift: Drift | None, moved: Mapping[str, str]
+) -> Progressive:
+    """The source's metadata with the growth added to its history, and what no longer holds left out.
+
+    Args:
+        progressive: the source's.
+        plan: the growth.
+        drift: what was measured, if anything.
+        moved: how `optimizer` and `fisher` were moved, where the source has them.
+    """
     deeper = bool(plan.new_layers)
     wider = any(axis.name != "layers" for axis, _ in plan.maps)
     parts = [name for name, grew in (("depth", deeper), ("width", wider)) if grew]
@@ -121,10 +160,12 @@ def grown_metadata(progressive: Progressive, plan: Plan, drift: Drift | None) ->
         plan=plan_to_record(plan),
         guarantee=plan.guarantee.as_json(),
         measured_drift=None if drift is None else drift.as_json(),
+        **moved,
     )
     # Both speak of layers by their old numbers, or of a size that has been reached.
     stale: dict[str, Any] = {"layer_analysis": None, "recommended_expansion": None}
     if progressive.ewc_config is not None:
-        # Fisher information and its anchor stay behind with the source.
-        stale["ewc_config"] = progressive.ewc_config.to_json() | {"enabled": False}
+        known = progressive.ewc_config.to_json()
+        known.pop(MINIMAL_FISHER, None)
+        stale["ewc_config"] = known if "fisher" in moved else known | {"enabled": False}
     return progressive.with_fields(expansion_history=[*progressive.expansion_history, entry], **stale)

@@ -1,13 +1,16 @@
 """A plan as progressive.json remembers it, and back: what is needed to name new layers and entries again later."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import reduce
 from typing import Any
 
 from tprog import GrowthError, ModelConfig
 from tprog.config import SIZE_FIELDS
 
+from tritter_jax.growth.compare import fingerprint
 from tritter_jax.growth.depth import Layout
+from tritter_jax.growth.noise import Noise
 from tritter_jax.growth.plan import Plan, build_plan
 
 _VERSION = 1
@@ -36,6 +39,9 @@ def plan_to_record(plan: Plan) -> dict[str, Any]:
         "split": plan.split,
         "seed": plan.seed,
         "convert": plan.convert,
+        "noise": None if plan.noise is None else asdict(plan.noise),
+        "steps": [plan_to_record(step) for step in plan.steps],
+        "source_fingerprint": fingerprint(plan.source),
     }
 
 
@@ -64,6 +70,9 @@ def plan_from_record(record: Mapping[str, Any], config: ModelConfig) -> Plan:
             remedy="A newer release wrote it: upgrade tritter-jax.",
         )
     try:
+        if record.get("steps"):
+            first, *rest = (plan_from_record(step, config) for step in record["steps"])
+            return reduce(Plan.then, rest, first)
         sources, new = record["layer_sources"], set(record["new_layers"])
         stack = Layout(tuple(map(int, sources)), tuple(i in new for i in range(len(sources))))
         source, target = (
@@ -72,11 +81,41 @@ def plan_from_record(record: Mapping[str, Any], config: ModelConfig) -> Plan:
         _check_stack(stack, source, target)
         choices = {name: str(record[name]) for name in ("depth", "positions", "width", "split")}
         seed, convert = int(record["seed"]), bool(record["convert"])
-        return build_plan(source, target, stack=stack, seed=seed, convert=convert, **choices)
+        noise = Noise(**record["noise"]) if record.get("noise") else None
+        return build_plan(
+            source, target, stack=stack, noise=noise, allow_inexact=True, seed=seed, convert=convert, **choices
+        )
     except KeyError as error:
         raise _edited(f"a field {error}", "nothing") from None
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise _edited("what `tritter expand` writes", str(error)) from None
+
+
+def stored_plan(record: Mapping[str, Any], config: ModelConfig) -> Plan:
+    """The plan that a record holds, to be applied to a model.
+
+    Args:
+        record: from `plan_to_record`.
+        config: the model at hand, which must be the one that the plan was made for.
+
+    Raises:
+        GrowthError: it is another one, or the record is incomplete.
+    """
+    if record.get("source_fingerprint") != fingerprint(config):
+        sizes = record.get("source")
+        known = sizes if isinstance(sizes, Mapping) else {}
+        raise GrowthError(
+            "plan",
+            expected=f"a model with fingerprint {str(record.get('source_fingerprint'))[:12]}, for which it was made",
+            got=f"one with {fingerprint(config)[:12]}",
+            remedy="Plan anew for this model, or apply the plan to the one it was made for.",
+            findings=[
+                f"{name}: the plan has {known[name]}, the model {getattr(config, name)}"
+                for name in _RECORDED
+                if name in known and name != "dtype" and known[name] != getattr(config, name)
+            ],
+        )
+    return plan_from_record(record, config)
 
 
 def _check_stack(stack: Layout, source: ModelConfig, target: ModelConfig) -> None:

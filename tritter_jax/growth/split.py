@@ -5,12 +5,38 @@ break the symmetry and stay exact (Wang et al. 2023, "LEMON", section 4.1).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from tritter_jax.growth.preserves import Preserves
+
 Split = Callable[[int], Float[np.ndarray, " copies"]]
 """Shares of the copies of one entry, in order; not negative, summing to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitRule:
+    """A way for copies to share; called with their number, it gives the share of each.
+
+    Args:
+        name: its name on the command line.
+        summary: one line on what it does.
+        rule: the shares.
+        preserves: what duplication with it keeps.
+        published: where it was described.
+    """
+
+    name: str
+    summary: str
+    rule: Split
+    preserves: Preserves
+    published: str
+
+    def __call__(self, copies: int) -> Float[np.ndarray, " copies"]:
+        """The share of each copy of an entry."""
+        return self.rule(copies)
 
 
 def uneven(copies: int) -> Float[np.ndarray, " copies"]:
@@ -34,7 +60,32 @@ def first(copies: int) -> Float[np.ndarray, " copies"]:
     return np.eye(copies)[0]
 
 
-SPLITS: dict[str, Split] = {"uneven": uneven, "even": even, "first": first}
+SPLITS: dict[str, SplitRule] = {
+    row.name: row
+    for row in (
+        SplitRule(
+            name="uneven",
+            summary="shares in the ratio 1 : 2 : 3",
+            rule=uneven,
+            preserves=Preserves(function=True, gradient="yes", moments="yes", ternary="no"),
+            published="Wang et al. 2023, LEMON, section 4.1 (LayerNorm); through RMSNorm at any ratio nowhere",
+        ),
+        SplitRule(
+            name="even",
+            summary="equal shares",
+            rule=even,
+            preserves=Preserves(function=True, gradient="yes", moments="yes", ternary="multiples"),
+            published="Chen et al. 2016, Net2Net, section 2.2; at whole multiples Samragh et al. 2024, Scaling Smart",
+        ),
+        SplitRule(
+            name="first",
+            summary="all with the first copy; the others begin silent",
+            rule=first,
+            preserves=Preserves(function=True, gradient="old", moments="old", ternary="no"),
+            published="nowhere",
+        ),
+    )
+}
 """Every split by name."""
 
 

@@ -1,17 +1,23 @@
 """Growing a checkpoint tensor by tensor: no more than one grown tensor and its source are held at a time."""
 
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, lru_cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tprog import ParamSpec
 from tprog.params import HFTensor, hf_tensors
 from tprog.reader import Checkpoint
-from tprog.source import LazyTensors
+from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
 
-from tritter_jax.growth.apply import grow_layer, leaf_growth
+from tritter_jax.growth.leaf import LeafGrowth, grow_layer, leaf_growth
 from tritter_jax.growth.plan import Plan
+
+GrowLayer = Callable[..., Any]
+"""`grow_layer`, or another function of (x, growth=, layer=) from one old layer of a parameter to the grown one."""
 
 
 def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
@@ -24,29 +30,52 @@ def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
         checkpoint: the source, open.
         plan: from `make_plan`, for the source's configuration.
     """
-    rows = {old.name: (old, new) for old, new in plan.target_specs()}
-    grown = {tensor.name: tensor for tensor in hf_tensors(plan.target)}
-    compiled = {
-        name: jax.jit(partial(grow_layer, growth=leaf_growth(plan, old, "weight"))) for name, (old, _) in rows.items()
-    }
+    return stream(checkpoint, plan, lambda spec: leaf_growth(plan, spec, "weight"))
 
-    def origin(tensor: HFTensor) -> str:
-        old, _ = rows[tensor.spec.name]
-        return old.hf_name if tensor.layer is None else old.hf_name.format(layer=plan.stack.source[tensor.layer])
+
+def stream(
+    source: TensorSource,
+    plan: Plan,
+    growth: Callable[[ParamSpec], LeafGrowth],
+    *,
+    prefix: str = "",
+    function: GrowLayer = grow_layer,
+) -> LazyTensors:
+    """Whatever is shaped like the parameters, grown; tensors that the source lacks are left out.
+
+    Args:
+        source: old tensors, named `prefix` and then as in the source's model.
+        plan: from `make_plan`.
+        growth: for a row of the source's table what to do with its tensors.
+        prefix: what comes before every name, in the source and in the result.
+        function: what grows one layer.
+    """
+    rows = ((tensor, old, prefix + name) for tensor, old, name in origins(plan))
+    grown = {prefix + row[0].name: row for row in rows if row[2] in source.specs}
+    growth = cache(growth)
 
     def make(name: str) -> np.ndarray:
-        tensor = grown[name]
-        old, new = rows[tensor.spec.name]
-        x = old.from_hf(checkpoint.tensor(origin(tensor)))
-        y = compiled[tensor.spec.name](jnp.asarray(x), layer=jnp.int32(tensor.layer or 0))
-        return new.to_hf(np.asarray(y))
+        tensor, old, origin = grown[name]
+        x = old.from_hf(source.tensor(origin))
+        y = _compiled(function, growth(old))(jnp.asarray(x), layer=jnp.int32(tensor.layer or 0))
+        return tensor.spec.to_hf(np.asarray(y))
 
-    return LazyTensors(
-        {
-            name: TensorSpec(
-                jnp.dtype(plan.target.dtype) if plan.convert else checkpoint.specs[origin(tensor)].dtype, tensor.shape
-            )
-            for name, tensor in grown.items()
-        },
-        make,
-    )
+    specs = {}
+    for name, (tensor, old, origin) in grown.items():
+        dtype = growth(old).dtype
+        specs[name] = TensorSpec(source.specs[origin].dtype if dtype is None else jnp.dtype(dtype), tensor.shape)
+    return LazyTensors(specs, make)
+
+
+@lru_cache(maxsize=512)
+def _compiled(function: GrowLayer, growth: LeafGrowth) -> Any:
+    return jax.jit(partial(function, growth=growth))
+
+
+def origins(plan: Plan) -> Iterator[tuple[HFTensor, ParamSpec, str]]:
+    """Every tensor of the grown model, its row in the source's table, and the name of the old tensor it continues."""
+    rows = {old.name: old for old, _ in plan.target_specs()}
+    for tensor in hf_tensors(plan.target):
+        old = rows[tensor.spec.name]
+        layer = None if tensor.layer is None else plan.stack.source[tensor.layer]
+        yield tensor, old, old.hf_name if layer is None else old.hf_name.format(layer=layer)

@@ -23,9 +23,11 @@ ReadTensor = Callable[[str], np.ndarray]
 
 
 def logits_by_layer(
-    read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig
+    read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig, *, dtype: str | None = None
 ) -> Float[np.ndarray, "b s v"]:
     """Logits as `apply` gives them, computed in float32 (float64 for float64 weights) from tensors read in turn.
+
+    The scale of ternary weights is not rounded to the dtype that they are stored in.
 
     Holds one layer, and a part of the output layer, in the stored dtype and in the computed one. Products are full
     float32 products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
@@ -34,13 +36,15 @@ def logits_by_layer(
         read: gives each tensor under its Hugging Face name.
         tokens: token ids below `vocab_size`.
         config: the model.
+        dtype: dtype to compute in instead; float32 or float64.
     """
     with jax.default_matmul_precision("highest"):
-        return _logits(read, tokens, config)
+        return _logits(read, tokens, config, wide_dtype(dtype or config.dtype))
 
 
-def _logits(read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig) -> Float[np.ndarray, "b s v"]:
-    wide = wide_dtype(config.dtype)
+def _logits(
+    read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig, wide: jnp.dtype
+) -> Float[np.ndarray, "b s v"]:
     embed = spec_of(config, "embed")
     # Rows are picked before anything is copied: of a mapped embedding, only the pages of these tokens are read.
     x = jnp.asarray(embed.from_hf(read(embed.hf_name))[tokens]).astype(wide)
@@ -62,7 +66,8 @@ def _logits(read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfi
 def _run_layer(config: ModelConfig, tensors: Mapping[Path, Array], x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
     specs = {spec.path: spec for spec in param_specs(config)}
     # The path below `layers` is the path inside a block.
-    params = nest({path[1:]: specs[path].from_hf(tensor) for path, tensor in tensors.items()})
+    mine = {path[1:]: specs[path].from_hf(tensor) for path, tensor in tensors.items()}
+    params = nest({path: leaf.astype(x.dtype) if config.ternary else leaf for path, leaf in mine.items()})
     graph, state = _block(config)
     state = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(state, params)

@@ -17,10 +17,10 @@ from tprog import ModelConfig, UsageError, check_tree, param_specs
 from tprog.params import nest
 
 from tritter_jax.dtypes import require_precision
-from tritter_jax.model.layers import Block, rms_norm
+from tritter_jax.model.layers import Block, matmul, rms_norm
 from tritter_jax.model.rope import rotation
 from tritter_jax.model.table_module import TableModule, initial_value
-from tritter_jax.sharding import split_batch
+from tritter_jax.sharding import gather_columns, split_batch
 
 Params = dict[str, Any]
 """A nested dict of arrays as `tprog.params` describes it."""
@@ -33,7 +33,7 @@ class Decoder(TableModule):
         config: shape and arithmetic.
         rngs: source of the initialisation's key (stream `params`).
         dtype: dtype of the computation; that of the embedding when None.
-        remat: recompute each layer in the backward pass instead of storing its activations.
+        remat: recompute whole layers in the backward pass; else their products with parameters are stored.
 
     Example:
         >>> from flax import nnx
@@ -81,7 +81,8 @@ class Decoder(TableModule):
         """
         config = self.config
         embed = self.embed[...]
-        x = jnp.take(embed, tokens, axis=0).astype(self.dtype or embed.dtype)
+        # Rows cut by columns would have to be turned into whole rows of a cut batch, for which XLA copies the batch.
+        x = split_batch(jnp.take(gather_columns(embed), tokens, axis=0)).astype(self.dtype or embed.dtype)
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         turn = rotation(config, positions, x.dtype)
@@ -91,10 +92,13 @@ class Decoder(TableModule):
         def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
             return split_batch(nnx.merge(graph, state)(split_batch(x), turn, mask)), None
 
-        x, _ = jax.lax.scan(jax.checkpoint(layer) if self.remat else layer, x, stacked)
+        # Attention weights and elementwise results cost the backward pass less to compute again than to store.
+        policies = jax.checkpoint_policies
+        kept = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
+        x, _ = jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x, stacked)
         x = rms_norm(x, self.norm[...], config.norm_eps)
         output = embed.T if config.tie_embeddings else self.lm_head[...]
-        return x @ output.astype(x.dtype)
+        return matmul(x, output.astype(x.dtype))
 
 
 def visible_keys(

@@ -4,6 +4,7 @@ Axis letters: B batch, S query positions, T key positions, D hidden, H query hea
 K width of a head, F feed-forward, V vocabulary, L layers.
 """
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -43,8 +44,18 @@ def project(
     if ternary:
         kernel = quantize_weight(kernel)
         x = quantize_activations(x, tuple(range(-inputs, 0)))
-    y = jnp.tensordot(x, kernel.astype(x.dtype), axes=inputs)
+    batch, out = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
+    y = matmul(x.reshape(*batch, -1), kernel.astype(x.dtype).reshape(-1, math.prod(out))).reshape(*batch, *out)
     return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
+
+
+def matmul(x: Float[Array, "... d"], kernel: Float[Array, "d f"]) -> Float[Array, "... f"]:
+    """Multiply every position by a matrix.
+
+    As a product of two matrices: the gradient of `kernel` then sums over one axis. Over several, XLA on the CPU first
+    writes out a transposed copy, which costs more than the product.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def attend(
@@ -62,13 +73,17 @@ def attend(
     """
     batch, length, heads, width = q_BSHK.shape
     wide = wide_dtype(q_BSHK.dtype)
-    q_BSNGK = q_BSHK.reshape(batch, length, k_BTNK.shape[2], -1, width)
-    scores_BNGST = jnp.einsum("bsngk,btnk->bngst", q_BSNGK, k_BTNK, preferred_element_type=wide)
-    scores_BNGST *= jnp.asarray(width**-0.5, wide)
+    # Query heads that share a key head make one matrix: no product, in the backward pass neither, sums over two axes.
+    q_BNGSK = q_BSHK.reshape(batch, length, k_BTNK.shape[2], -1, width).transpose(0, 2, 3, 1, 4)
+    groups, k_BNTK, v_BNTK = q_BNGSK.shape[2], k_BTNK.swapaxes(1, 2), v_BTNK.swapaxes(1, 2)
+    q_BNRK = q_BNGSK.reshape(batch, -1, groups * length, width)
+    scores_BNRT = jnp.einsum("bnrk,bntk->bnrt", q_BNRK, k_BNTK, preferred_element_type=wide)
+    scores_BNGST = scores_BNRT.reshape(*q_BNGSK.shape[:4], -1) * jnp.asarray(width**-0.5, wide)
     hidden = jnp.asarray(jnp.finfo(wide).min / 2, wide)
     seen = jnp.broadcast_to(mask[:, :, None], scores_BNGST.shape)
     weights_BNGST = jax.nn.softmax(jnp.where(seen, scores_BNGST, hidden), axis=-1).astype(v_BTNK.dtype)
-    return jnp.einsum("bngst,btnk->bsngk", weights_BNGST, v_BTNK).reshape(batch, length, heads, width)
+    y_BNRK = jnp.einsum("bnrt,bntk->bnrk", weights_BNGST.reshape(scores_BNRT.shape), v_BNTK)
+    return y_BNRK.reshape(q_BNGSK.shape).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
 KeysValues = tuple[Float[Array, "b _ n k"], Float[Array, "b _ n k"]]

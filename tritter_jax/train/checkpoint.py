@@ -1,9 +1,13 @@
 """Orbax, behind one wrapper: the only module that imports it.
 
-{export}/config.json  progressive.json  params/    (params/ is the Orbax checkpoint)
+{export}/config.json  progressive.json  params/    (params/ is the Orbax checkpoint; beside it whatever else the
+                                                   .tprog held: tokenizer/ training/ ewc/ generation_config.json)
 """
 
-from collections.abc import Mapping
+import gc
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +23,10 @@ from tprog.layout import CONFIG, ORBAX_MARKER, ORBAX_PARAMS, PROGRESSIVE
 from tprog.params import flatten, nest, param_specs
 from tprog.reader import Checkpoint
 from tprog.schema import read_progressive, write_progressive
+from tprog.tokenizer import write_tokenizer
+from tprog.writer import write_checkpoint
+
+from tritter_jax.train.start import copy_companions, small_files, stored_parts
 
 
 def is_orbax_export(path: str | Path) -> bool:
@@ -30,6 +38,8 @@ def is_orbax_export(path: str | Path) -> bool:
 def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: bool = False) -> Path:
     """Write a checkpoint's parameters for Orbax, in the layout of the parameter table, layers stacked.
 
+    Everything else that the checkpoint holds lies beside them as it was.
+
     Args:
         checkpoint: what to write.
         destination: the directory to make.
@@ -38,12 +48,14 @@ def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: 
     Raises:
         UsageError: the destination is taken, or cannot be written.
     """
-    size = sum(spec.nbytes for spec in checkpoint.specs.values())
+    size = sum(spec.nbytes for spec in checkpoint.specs.values()) + checkpoint.to_parts().nbytes
     refuse_taken(destination, overwrite=overwrite, is_ours=is_orbax_export, source=checkpoint.path)
     with new_directory(destination, overwrite=overwrite, needed=size, is_ours=is_orbax_export) as temporary:
         save_orbax(temporary / ORBAX_PARAMS, tprog.flax.load(checkpoint))
         write_json(temporary / CONFIG, config_to_json(checkpoint.config))
         write_progressive(temporary / PROGRESSIVE, checkpoint.progressive.with_fields(manifest=None))
+        write_tokenizer(temporary, checkpoint.tokenizer_files)
+        copy_companions(checkpoint.path, temporary)
     return Path(destination).expanduser().resolve()
 
 
@@ -62,7 +74,16 @@ def import_orbax(source: str | Path, destination: str | Path, **options: Any) ->
     progressive = read_progressive(directory / PROGRESSIVE)
     config = as_family(load_config(directory / CONFIG), progressive.model_family)
     params = load_orbax(directory / ORBAX_PARAMS, config)
-    return tprog.flax.save(destination, params, config, progressive=progressive, **options)
+    return write_checkpoint(
+        destination,
+        config,
+        tprog.flax.to_tensors(params, config),
+        progressive=progressive,
+        tokenizer_from=directory,
+        files=small_files(directory),
+        parts=stored_parts(directory, config, progressive),
+        **options,
+    )
 
 
 def save_orbax(path: Path, params: Mapping[str, Any]) -> None:
@@ -113,9 +134,10 @@ class RunCheckpoints:
         directory: where they lie, one folder a step.
         keep_last: number of latest checkpoints that stay.
         keep_best: number of checkpoints with the lowest held-out loss that stay as well.
+        saving: whether to save; what killed saves have left is then removed.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int, keep_best: int) -> None:
+    def __init__(self, directory: Path, *, keep_last: int = 1, keep_best: int = 0, saving: bool = True) -> None:
         policies = ocp.training.preservation_policies
         kept: list[Any] = [policies.LatestN(keep_last)]
         if keep_best:
@@ -128,14 +150,15 @@ class RunCheckpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        directory.mkdir(parents=True, exist_ok=True)
+        if saving:
+            directory.mkdir(parents=True, exist_ok=True)
         with _options():
             # Orbax's policies do not meet the letter of its own protocols' annotations, hence the casts.
             self._checkpointer = ocp.training.Checkpointer(
                 str(directory.resolve()),
                 save_decision_policy=cast(Any, ocp.training.save_decision_policies.FixedIntervalPolicy(1)),
                 preservation_policy=cast(Any, policies.AnyPreservationPolicy(kept)),
-                cleanup_tmp_directories=True,
+                cleanup_tmp_directories=saving,
             )
 
     @property
@@ -167,8 +190,18 @@ class RunCheckpoints:
         )
 
     def place(self, step: int | None = None) -> dict[str, Any]:
-        """The place that was saved with a step (the latest when None)."""
-        return dict(cast(Mapping[str, Any], self._checkpointer.metadata(step).custom_metadata or {}))
+        """The place that was saved with a step (the latest when None).
+
+        Raises:
+            FormatError: the checkpoint is damaged.
+        """
+        try:
+            found = self._checkpointer.metadata(step).custom_metadata
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise self._unreadable(error) from None
+        if not isinstance(found, Mapping) or not {"config", "data", "tokens_seen", "best_loss"} <= set(found):
+            raise self._unreadable(ValueError("its metadata are not those of a run"))
+        return dict(found)
 
     def restore(self, abstract: Any, step: int | None = None) -> Any:
         """The state of a step (the latest when None).
@@ -183,17 +216,40 @@ class RunCheckpoints:
         try:
             raw = self._checkpointer.load(step, _raw_keys(abstract))
         except (ValueError, KeyError, TypeError, OSError) as error:
-            raise FormatError(
-                str(self._checkpointer.directory),
-                expected="a state of this model and optimizer",
-                got=f"{type(error).__name__}: {error}"[:300],
-                remedy="Go on with the configuration that began the run, or choose another output.directory.",
-            ) from None
-        return _wrapped_keys(raw, abstract)
+            failure = self._unreadable(error)
+        else:
+            return _wrapped_keys(raw, abstract)
+        with _no_complaints():
+            gc.collect()
+        raise failure
+
+    def _unreadable(self, error: BaseException) -> FormatError:
+        while error.__cause__ is not None:  # Orbax wraps the reason in its attempts at other formats
+            error = error.__cause__
+        return FormatError(
+            str(self._checkpointer.directory),
+            expected="a state of this model and optimizer",
+            got=f"{type(error).__name__}: {error}"[:300],
+            remedy="Go on with the configuration that began the run, or choose another output.directory.",
+        )
+
+    def reload(self) -> None:
+        """Look again which checkpoints there are."""
+        self._checkpointer.reload()
 
     def close(self) -> None:
         """Wait for what is being written."""
         self._checkpointer.close()
+
+
+@contextmanager
+def _no_complaints() -> Iterator[None]:
+    """Orbax leaves the reads it had begun unfinished, and each of them prints a traceback when it is collected."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 def _is_key(leaf: Any) -> bool:

@@ -1,16 +1,31 @@
 """The run configuration: a TOML file, every field of which the command line can override."""
 
+import difflib
+import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from tprog import UsageError
+
+
+def _axis(size: int) -> int:
+    if size < 1 and size != -1:
+        raise ValueError("a number of devices, or -1 for those that are left")
+    return size
+
 
 Positive = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
+Axis = Annotated[int, AfterValidator(_axis)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+IN_RUN = "run:"
+"""Begins a path that lies in the run directory."""
 
 
 class _Section(BaseModel):
@@ -18,7 +33,10 @@ class _Section(BaseModel):
 
 
 class ModelSection(_Section):
-    """What is trained: one of a named size, a config.json, or a checkpoint to go on from."""
+    """What is trained: one of a named size, a config.json, or a checkpoint to go on from.
+
+    A path that begins with `run:` lies in the run directory.
+    """
 
     size: str | None = None
     config: str | None = None
@@ -28,13 +46,14 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """What it is trained on."""
+    """What it is trained on: one or several of what `--data` takes, and the share of it that is held out."""
 
-    train: str = "builtin:prose"
+    train: str | Annotated[list[str], Field(min_length=1)] = "builtin:prose"
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     tokenizer: str = "bytes"
     sequence_length: Annotated[int, Field(ge=2)] = 256
     batch_size: Positive = 8
-    seed: int = 0
+    seed: Seed = 0
     cache: str | None = None
 
 
@@ -66,15 +85,18 @@ class TrainingSection(_Section):
     accumulate: Positive = 1
     compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
-    seed: int = 0
+    seed: Seed = 0
 
 
 class MeshSection(_Section):
-    """Devices along each mesh axis, and changes to the sharding rules (`none` for no axis)."""
+    """Devices along each mesh axis, and changes to the sharding rules (`none` for no axis).
 
-    data: Positive = 1
-    fsdp: Positive = 1
-    tensor: Positive = 1
+    One of the axes may be -1: as many devices as the others leave.
+    """
+
+    data: Axis = 1
+    fsdp: Axis = 1
+    tensor: Axis = 1
     rules: dict[str, str] = Field(default_factory=dict)
 
 
@@ -107,8 +129,10 @@ class RunConfig(_Section):
     output: OutputSection = OutputSection()
 
     @classmethod
-    def load(cls, path: Path, overrides: Sequence[str] = ()) -> "RunConfig":
-        """Read a TOML file, then apply overrides such as `training.steps=50`.
+    def load(
+        cls, path: Path, overrides: Sequence[str] = (), fields: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> "RunConfig":
+        """Read a TOML file, then apply overrides such as `training.steps=50`, and fields by section.
 
         Raises:
             UsageError: the file is missing or no TOML, a field is unknown or breaks its rule; all are listed.
@@ -121,17 +145,27 @@ class RunConfig(_Section):
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise UsageError(path, expected="TOML", got=str(error), remedy="Mend the file.") from None
-        return cls.parse(data, overrides, where=path)
+        return cls.parse(data, overrides, fields, where=path)
 
     @classmethod
-    def parse(cls, data: dict[str, Any], overrides: Sequence[str] = (), *, where: object = "run") -> "RunConfig":
-        """Validate parsed TOML with overrides applied.
+    def parse(
+        cls,
+        data: dict[str, Any],
+        overrides: Sequence[str] = (),
+        fields: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        where: object = "run",
+    ) -> "RunConfig":
+        """Validate parsed TOML with overrides and fields applied.
 
         Raises:
             UsageError: as for `load`.
         """
         for override in overrides:
             data = _override(data, override)
+        for section, values in (fields or {}).items():
+            inner = data.get(section)
+            data = data | {section: (inner if isinstance(inner, dict) else {}) | dict(values)}
         try:
             return cls.model_validate(data)
         except ValidationError as error:
@@ -143,6 +177,24 @@ class RunConfig(_Section):
             remedy="Mend them.",
             findings=findings[1:],
         )
+
+    def portable(self) -> dict[str, Any]:
+        """The settings as JSON, without the places of model, tokenizer, cache and results on this machine."""
+        left_out = {
+            "model": {"size", "config", "checkpoint"}, "data": {"tokenizer", "cache"}, "output": {"directory"}
+        }  # fmt: skip
+        return self.model_dump(mode="json", exclude_none=True, exclude=left_out)
+
+    def path(self, text: str) -> Path:
+        """A path of the configuration; one that begins with `run:` lies in the run directory."""
+        if text.startswith(IN_RUN):
+            return self.directory / text.removeprefix(IN_RUN)
+        return Path(text).expanduser()
+
+    @property
+    def directory(self) -> Path:
+        """The run directory."""
+        return Path(self.output.directory).expanduser()
 
     def to_toml(self) -> str:
         """The configuration with every field spelled out, as TOML that `load` reads back."""
@@ -160,10 +212,9 @@ class RunConfig(_Section):
 def _toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
-        import json
-
-        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str | list):
+        # JSON's strings and lists of strings are TOML's as well, but for one control character.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
 
 
@@ -191,5 +242,8 @@ def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
 def _finding(problem: Any) -> str:
     place = ".".join(map(str, problem["loc"]))
     if problem["type"] == "extra_forbidden":
-        return f"{place} is no field"
+        section = RunConfig.model_fields.get(str(problem["loc"][0]))
+        kind: Any = section.annotation if section is not None and len(problem["loc"]) > 1 else RunConfig
+        near = difflib.get_close_matches(str(problem["loc"][-1]), kind.model_fields, n=1)
+        return f"{place} is no field" + (f"; did you mean {near[0]}?" if near else "")
     return f"{place}: {problem['msg']}, got {problem['input']!r}"

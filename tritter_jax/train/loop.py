@@ -11,18 +11,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from tprog import UsageError, VerificationError, config_to_json
+from tprog import VerificationError
 
 from tritter_jax.data import TrainBatches, eval_batches, train_batches
 from tritter_jax.sharding import batch_sharding
 from tritter_jax.train.checkpoint import RunCheckpoints
 from tritter_jax.train.metrics import MetricsLog, plot_loss, read_metrics
+from tritter_jax.train.processes import any_process, batch_part, is_first
 from tritter_jax.train.publish import save_tprog
+from tritter_jax.train.resume import Say, open_run, place_of, resume
 from tritter_jax.train.setup import Run
+from tritter_jax.train.start import open_start
 from tritter_jax.train.state import TrainState
 from tritter_jax.train.step import compile_eval_step, compile_train_step
 
-SETTINGS = "run.toml"
+NOT_FINITE = "not finite"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,50 +75,52 @@ class _Course:
     waited: float = 0.0
 
 
-def train(run: Run, *, report: Callable[[Report], None] = lambda _: None) -> Finished:
+def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: Say = lambda _: None) -> Finished:
     """Train, from the run directory's last whole checkpoint where there is one.
+
+    All processes of a job call it; process 0 writes the metrics.
 
     Args:
         run: from `prepare`.
         report: told every `log_interval` steps.
+        say: told of a checkpoint that could not be read.
 
     Raises:
         UsageError: the run directory belongs to another model.
         VerificationError: a loss was not finite; the last good state was saved.
     """
     settings = run.settings
-    directory = Path(settings.output.directory).expanduser()
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / SETTINGS).write_text(settings.to_toml(), encoding="utf-8")
-    checkpoints = RunCheckpoints(
-        directory / "checkpoints", keep_last=settings.output.keep_last, keep_best=settings.output.keep_best
-    )
+    directory = settings.directory
+    part, parts = batch_part(run.mesh)
     batches = train_batches(
         run.tokens,
         batch_size=settings.data.batch_size,
         sequence_length=settings.data.sequence_length,
         seed=settings.data.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
         vocab_size=run.config.vocab_size,
     )
     try:
-        state, course = _begin(run, checkpoints, batches)
-        with jax.set_mesh(run.mesh), MetricsLog(directory, since=int(state.step)) as log:
-            state, stopped = _steps(run, state, course, batches, checkpoints, log, report)
+        evaluate = _evaluator(run) if settings.output.eval_interval else None
+        checkpoints = open_run(run, say)
+        try:
+            state, place = resume(run, checkpoints, batches, say)
+            course = _Course(tokens_seen=place["tokens_seen"], best_loss=place["best_loss"])
+            with (
+                jax.set_mesh(run.mesh),
+                MetricsLog(directory if is_first() else None, since=int(state.step)) as log,
+            ):
+                state, stopped = _steps(run, state, course, batches, checkpoints, evaluate, log, report)
+        finally:
+            checkpoints.close()
     finally:
-        checkpoints.close()
         batches.close()
-    path = save_tprog(
-        directory,
-        run,
-        state,
-        tokens_seen=course.tokens_seen,
-        data_state=batches.get_state(),
-        best_loss=course.best_loss,
-    )
-    plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
-    if stopped == "not finite":
+    place = place_of(run, batches, course.tokens_seen, course.best_loss)
+    path = save_tprog(directory, settings, open_start(directory), state, place)
+    if is_first():
+        plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
+    if stopped == NOT_FINITE:
         raise VerificationError(
             f"step {int(state.step) + 1}",
             expected="a finite loss and gradient",
@@ -134,29 +139,13 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None) -> Fin
     )
 
 
-def _begin(run: Run, checkpoints: RunCheckpoints, batches: TrainBatches) -> tuple[TrainState, _Course]:
-    if checkpoints.latest is None:
-        tokens = 0
-        if run.start is not None and run.start.progressive.training_progress is not None:
-            tokens = run.start.progressive.training_progress.tokens_seen
-        return run.first_state(), _Course(tokens_seen=tokens)
-    place = checkpoints.place()
-    if place.get("config") != config_to_json(run.config):
-        raise UsageError(
-            "output.directory", expected="a run of this model", got="checkpoints of another one",
-            remedy="Choose another directory, or go on with the configuration that began the run.",
-        )  # fmt: skip
-    state = checkpoints.restore(run.abstract_state())
-    batches.set_state(place["data"])
-    return state, _Course(tokens_seen=place["tokens_seen"], best_loss=place["best_loss"])
-
-
 def _steps(
     run: Run,
     state: TrainState,
     course: _Course,
     batches: TrainBatches,
     checkpoints: RunCheckpoints,
+    evaluate: Callable[[Any], float] | None,
     log: MetricsLog,
     report: Callable[[Report], None],
 ) -> tuple[TrainState, str | None]:
@@ -171,47 +160,42 @@ def _steps(
         dtype=run.dtype,
         remat=settings.training.remat,
     )
-    evaluate = _evaluator(run)
     rows = batch_sharding(run.mesh)
+    whole = (settings.data.batch_size, settings.data.sequence_length + 1)
     tokens_a_step = settings.data.batch_size * settings.data.sequence_length
     step, last = int(state.step), settings.training.steps
     began, waited, since = time.perf_counter(), 0.0, step
     total_waited, total_began = 0.0, began
 
-    def save() -> None:
-        place = {
-            "config": config_to_json(run.config),
-            "data": batches.get_state(),
-            "tokens_seen": course.tokens_seen,
-            "best_loss": course.best_loss,
-        }
-        checkpoints.save(step, state, place, course.held_out_loss)
+    def save(loss: float | None = None) -> None:
+        checkpoints.save(step, state, place_of(run, batches, course.tokens_seen, course.best_loss), loss)
 
     finite: Any = True
+    any_asked = any_process(run.mesh)
     with _preemption() as preempted:
         while step < last:
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            windows = jax.make_array_from_process_local_data(rows, batch.tokens)
+            windows = jax.make_array_from_process_local_data(rows, batch.tokens, whole)
             state, metrics = step_function(state, windows)
             step += 1
             course.tokens_seen += tokens_a_step
             log_now = step % settings.output.log_interval == 0 or step == last
-            eval_now = bool(settings.output.eval_interval) and (
-                step % settings.output.eval_interval == 0 or step == last
-            )
+            eval_now = evaluate is not None and (step % settings.output.eval_interval == 0 or step == last)
             # The step before is asked about, so that this one runs meanwhile; a bad one changed nothing.
             if not finite or (step == last and not metrics["finite"]):
                 step = int(state.step)
                 course.tokens_seen -= tokens_a_step
                 save()
-                return state, "not finite"
+                return state, NOT_FINITE
             finite = metrics["finite"]
             course.losses.append(metrics["loss"])
-            if eval_now:
+            if eval_now and evaluate is not None:
                 course.held_out_loss = evaluate(state.params)
-                course.best_loss = min(course.held_out_loss, course.best_loss or math.inf)
+                course.best_loss = min(
+                    course.held_out_loss, math.inf if course.best_loss is None else course.best_loss
+                )
                 log.write(step, {"held_out_loss": course.held_out_loss})
             if log_now:
                 loss = float(np.mean([float(value) for value in course.losses]))
@@ -238,9 +222,10 @@ def _steps(
                 if step != last:
                     course.losses.clear()
             every = settings.output.checkpoint_interval
-            if preempted() or step == last or (every and step % every == 0):
-                save()
-            if preempted():
+            stop = any_asked(preempted())
+            if stop or step == last or (every and step % every == 0):
+                save(course.held_out_loss if eval_now else None)
+            if stop and step != last:
                 return state, "asked to stop"
     course.waited = total_waited / max(time.perf_counter() - total_began, 1e-9)
     return state, None
@@ -249,24 +234,27 @@ def _steps(
 def _evaluator(run: Run) -> Callable[[Any], float]:
     """Mean held-out loss over at most `eval_batches` batches, nats a token."""
     settings = run.settings
+    part, parts = batch_part(run.mesh)
     batches = eval_batches(
         run.tokens,
         batch_size=settings.data.batch_size,
         sequence_length=settings.data.sequence_length,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
         vocab_size=run.config.vocab_size,
     )
     step = compile_eval_step(run.mesh, run.config, rules=run.rules, dtype=run.dtype)
     rows = batch_sharding(run.mesh)
+    whole, length = settings.data.batch_size, settings.data.sequence_length
 
     def evaluate(params: Any) -> float:
         nll = tokens = 0.0
         for number, batch in enumerate(batches):
             if number == settings.output.eval_batches:
                 break
-            windows = jax.make_array_from_process_local_data(rows, batch.tokens)
-            sums = step(params, windows, jax.make_array_from_process_local_data(rows, batch.weights))
+            windows = jax.make_array_from_process_local_data(rows, batch.tokens, (whole, length + 1))
+            weights = jax.make_array_from_process_local_data(rows, batch.weights, (whole, length))
+            sums = step(params, windows, weights)
             nll, tokens = nll + float(sums.nll), tokens + float(sums.tokens)
         return nll / tokens
 

@@ -1,6 +1,7 @@
 """What a run writes down: metrics.jsonl, TensorBoard events where tensorboardX is there, a plot of the loss."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +14,14 @@ class MetricsLog:
     """Appends a line of JSON for each set of numbers, and the same to TensorBoard.
 
     Args:
-        directory: the run's directory.
+        directory: the run's directory; None writes nothing, as all processes but one do.
         since: lines of this step and later are dropped first, since a resumed run writes them again.
     """
 
-    def __init__(self, directory: Path, *, since: int = 0) -> None:
+    def __init__(self, directory: Path | None, *, since: int = 0) -> None:
+        self._file, self._board = None, None
+        if directory is None:
+            return
         path = directory / METRICS
         kept = [line for line in read_metrics(directory) if line["step"] <= since]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
@@ -30,14 +34,17 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._board is not None:
             self._board.close()
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Write numbers that belong to a step."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        """Write numbers that belong to a step; JSON has none that are not finite, so those are left out."""
+        values = {name: value for name, value in values.items() if math.isfinite(value)}
+        if self._file is not None:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
@@ -94,7 +101,8 @@ def plot_loss(
         axes.axvline(step, color="grey", linewidth=0.8, linestyle=":")
         axes.annotate(label, (step, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", fontsize=8)
     axes.set(xlabel="step", ylabel="loss (nats per token)")
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     axes.grid(alpha=0.3)
     figure.savefig(path)
     return True

@@ -1,22 +1,28 @@
 """From a run configuration to what a run needs: model, data, mesh, optimizer. Everything is checked here."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import optax
 import tprog.flax
 from jax.sharding import Mesh
 from tprog import ModelConfig, UsageError, load_config, named_size
+from tprog.config_json import as_family
 from tprog.flax_state import load_optimizer
+from tprog.layout import PROGRESSIVE
 from tprog.reader import Checkpoint, open_checkpoint
+from tprog.schema import read_progressive
 
-from tritter_jax.data import TokenFile, Tokenizer, byte_tokenizer, load_tokenizer, open_corpus, tokenize
+from tritter_jax.data import TokenFile, Tokenizer, byte_tokenizer, load_tokenizer, open_corpora, tokenize
+from tritter_jax.data.vocabulary import BYTES
 from tritter_jax.model import init_params
 from tritter_jax.sharding import DEFAULT_RULES, MESH_AXES, MeshShape, Rules, make_mesh
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
+from tritter_jax.train.processes import batch_part, spread
 from tritter_jax.train.state import TrainState, new_state, state_shardings
 
 Progress = Callable[[int, int], None]
@@ -29,7 +35,7 @@ class Run:
     Args:
         settings: its configuration.
         config: the model.
-        start: the checkpoint it goes on from, if any.
+        origin: the checkpoint it goes on from, if any.
         tokenizer: the tokenizer.
         tokens: the tokenised corpus.
         mesh: the devices.
@@ -40,7 +46,7 @@ class Run:
 
     settings: RunConfig
     config: ModelConfig
-    start: Checkpoint | None
+    origin: Checkpoint | None
     tokenizer: Tokenizer
     tokens: TokenFile
     mesh: Mesh
@@ -64,14 +70,16 @@ class Run:
     def first_state(self) -> TrainState:
         """The state before the first step: fresh, or a checkpoint's with its optimizer where it has one."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
-        if self.start is None:
+        if self.origin is None:
             return jax.jit(self._fresh, out_shardings=shardings)()
-        params = tprog.flax.load(self.start, dtype=self.config.dtype)
-        state = new_state(params, self.optimizer, self.settings.training.seed)
-        if "optimizer" in self.start.parts:
-            state = state._replace(opt_state=load_optimizer(self.start, state.opt_state))
-        state = state._replace(step=state.step + self.start.progressive.steps)
-        return jax.device_put(state, shardings)
+        params = tprog.flax.load(self.origin, dtype=self.config.dtype, shardings=shardings.params)
+        opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(params)
+        if "optimizer" in self.origin.parts:
+            stored = load_optimizer(self.origin, jax.eval_shape(self._fresh).opt_state)
+            opt_state = spread(stored, shardings.opt_state)
+        steps = jnp.int32(self.origin.progressive.steps)
+        key = jax.random.key(self.settings.training.seed)
+        return TrainState(params, opt_state, *spread((steps, key), (shardings.step, shardings.key)))
 
     def _fresh(self) -> TrainState:
         seed = self.settings.training.seed
@@ -88,12 +96,12 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     Raises:
         UsageError, ConfigError, FormatError: something is missing, or two things do not go together.
     """
-    start, chosen = _model(settings)
-    tokenizer = _tokenizer(settings, start)
-    vocabulary = settings.model.vocab_size or (start.config.vocab_size if start else tokenizer.vocab_size)
-    if start is not None and vocabulary != start.config.vocab_size:
+    origin, chosen = _model(settings)
+    tokenizer = _tokenizer(settings, origin)
+    vocabulary = settings.model.vocab_size or (origin.config.vocab_size if origin else tokenizer.vocab_size)
+    if origin is not None and vocabulary != origin.config.vocab_size:
         raise UsageError(
-            "model.vocab_size", expected=f"{start.config.vocab_size}, as in the checkpoint", got=vocabulary,
+            "model.vocab_size", expected=f"{origin.config.vocab_size}, as in the checkpoint", got=vocabulary,
             remedy="Leave it out.",
         )  # fmt: skip
     config = replace(
@@ -102,19 +110,21 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
         dtype="float64" if settings.training.compute_dtype == "float64" else "float32",
         max_position_embeddings=max(chosen.max_position_embeddings, settings.data.sequence_length),
     )
-    shape = MeshShape(data=settings.mesh.data, fsdp=settings.mesh.fsdp, tensor=settings.mesh.tensor)
+    shape = _mesh_shape(settings)
     _check_batch(settings, shape)
     rules = _rules(settings)
     mesh = make_mesh(shape)
+    batch_part(mesh)  # raises where a process would have nothing to do
     schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
     optimizer = make_optimizer(settings.optimizer, schedule, config)
-    cache = Path(settings.data.cache).expanduser() if settings.data.cache else None
-    tokens = tokenize(open_corpus(settings.data.train), tokenizer, cache=cache, progress=progress)
+    cache = settings.path(settings.data.cache) if settings.data.cache else None
+    corpus = open_corpora([settings.data.train] if isinstance(settings.data.train, str) else settings.data.train)
+    tokens = tokenize(corpus, tokenizer, held_out=settings.data.held_out, cache=cache, progress=progress)
     tokens.check_vocabulary(config.vocab_size)
     run = Run(
         settings=settings,
         config=config,
-        start=start,
+        origin=origin,
         tokenizer=tokenizer,
         tokens=tokens,
         mesh=mesh,
@@ -135,16 +145,33 @@ def _model(settings: RunConfig) -> tuple[Checkpoint | None, ModelConfig]:
             remedy='For example: size = "125M"',
         )  # fmt: skip
     if section.checkpoint:
-        checkpoint = open_checkpoint(section.checkpoint)
+        checkpoint = open_checkpoint(settings.path(section.checkpoint))
         return checkpoint, checkpoint.config
-    return None, named_size(section.size) if section.size else load_config(Path(section.config or ""))
+    if section.size:
+        return None, named_size(section.size)
+    path = settings.path(section.config or "")
+    config, beside = load_config(path), path.parent / PROGRESSIVE
+    return None, as_family(config, read_progressive(beside).model_family) if beside.is_file() else config
 
 
-def _tokenizer(settings: RunConfig, start: Checkpoint | None) -> Tokenizer:
+def _tokenizer(settings: RunConfig, origin: Checkpoint | None) -> Tokenizer:
     name = settings.data.tokenizer
-    if name != "bytes":
-        return load_tokenizer(name)
-    return load_tokenizer(start.path) if start is not None and start.tokenizer_files else byte_tokenizer()
+    if name not in ("bytes", BYTES):
+        return load_tokenizer(settings.path(name))
+    return load_tokenizer(origin.path) if origin is not None and origin.tokenizer_files else byte_tokenizer()
+
+
+def _mesh_shape(settings: RunConfig) -> MeshShape:
+    sizes = {name: getattr(settings.mesh, name) for name in MESH_AXES}
+    left = [name for name, size in sizes.items() if size == -1]
+    given = math.prod(size for size in sizes.values() if size != -1)
+    devices = len(jax.devices())
+    if len(left) > 1 or (left and devices % given):
+        raise UsageError(
+            f"mesh.{left[-1]}", expected=f"one axis of -1, the others dividing the {devices} devices",
+            got=" x ".join(map(str, sizes.values())), remedy="Name the number of devices along each axis.",
+        )  # fmt: skip
+    return MeshShape(**(sizes | dict.fromkeys(left, devices // given)))
 
 
 def _check_batch(settings: RunConfig, shape: MeshShape) -> None:

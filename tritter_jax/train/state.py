@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 from tprog import ModelConfig
 
+from tritter_jax.growth import MOMENTS, Plan, grow, grow_optimizer
 from tritter_jax.sharding import DEFAULT_RULES, Rules, param_shardings, replicated
 
 
@@ -26,6 +27,36 @@ class TrainState(NamedTuple):
 def new_state(params: Any, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
     """The state before the first step."""
     return TrainState(params, optimizer.init(params), jnp.int32(0), jax.random.key(seed))
+
+
+def grow_state(
+    state: TrainState,
+    plan: Plan,
+    optimizer: optax.GradientTransformation,
+    shardings: TrainState | None = None,
+    *,
+    strategy: str = next(iter(MOMENTS)),
+    donate: bool = False,
+) -> TrainState:
+    """The training state of the grown model; step and key are as they were.
+
+    Args:
+        state: that of `plan.source`.
+        plan: from `make_plan`.
+        optimizer: the optimizer of the state.
+        shardings: those of the grown state, from `state_shardings`; those of the old one when None. Needed inside
+            `jax.jit`, where arrays do not tell theirs.
+        strategy: a key of `tritter_jax.growth.MOMENTS`.
+        donate: free each old array as soon as its grown one is computed; `state` is of no use afterwards.
+
+    Raises:
+        ParameterError: parameters or moments are not those of the plan's source.
+        GrowthError: the optimizer's state cannot be moved, or the mesh does not divide the grown model.
+    """
+    params = None if shardings is None else shardings.params
+    # The moments first: whatever is refused is refused before a parameter is freed.
+    opt_state = grow_optimizer(state.opt_state, plan, optimizer, params, strategy=strategy, donate=donate)
+    return state._replace(params=grow(state.params, plan, params, donate=donate), opt_state=opt_state)
 
 
 def state_shardings(

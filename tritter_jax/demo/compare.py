@@ -1,7 +1,6 @@
-"""The demonstration behind `tritter demo`."""
+"""A grown model held against its source, and against a growth that is known to be wrong."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,29 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import tprog.flax
 from tprog import ModelConfig
-from tprog.layout import CheckpointName
-from tprog.params import Axis, flatten, nest
+from tprog.params import Axis
 
-from tritter_jax.growth import Plan, describe, grow, make_plan
+from tritter_jax.growth import Plan, grow, make_plan
 from tritter_jax.growth.axis_map import axis_map
 from tritter_jax.growth.drift import measure_drift, sample_tokens
-from tritter_jax.growth.expand import expand
-from tritter_jax.model import apply, init_params
-
-SOURCE = ModelConfig(
-    family="llama",
-    hidden_size=160,
-    num_layers=6,
-    num_heads=20,
-    num_kv_heads=4,
-    intermediate_size=432,
-    vocab_size=4096,
-    max_position_embeddings=256,
-)
-"""The head pattern and the hidden ratio of the 3B size, a sixteenth as wide."""
-
-TARGET = replace(SOURCE, hidden_size=256, num_layers=8, num_heads=32, num_kv_heads=8, intermediate_size=688)
-"""The head pattern of the 7B size, 1.6 times as wide."""
+from tritter_jax.model import apply
 
 
 @dataclass(frozen=True)
@@ -51,48 +33,28 @@ class Row:
         return self.difference < self.bound if self.relation == "<" else self.difference > self.bound
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What the demonstration found."""
-
-    plan: Plan
-    rows: list[Row]
-    notes: list[str]
-
-    def as_json(self) -> dict[str, Any]:
-        """The outcome for a program."""
-        rows = [asdict(row) | {"holds": row.holds} for row in self.rows]
-        return {"plan": describe(self.plan), "comparisons": rows, "notes": self.notes}
-
-
-def run_demo(directory: Path, *, seed: int, progress: Callable[[str], None]) -> Outcome:
-    """Build, save, expand, load again and compare.
+def compare(small: Path, large: Path, plan: Plan, seed: int) -> tuple[list[Row], list[str]]:
+    """Both checkpoints on the same tokens, in JAX and, where it is installed, in transformers; and the control.
 
     Args:
-        directory: where both checkpoints are written.
-        seed: seed of weights and tokens.
-        progress: told each stage's name as it begins.
+        small: the source's `.tprog`.
+        large: the grown one's.
+        plan: the growth between them.
+        seed: seed of the tokens.
 
-    Raises:
-        UsageError: the directory holds checkpoints of these names already, or cannot be written.
+    Returns:
+        The comparisons, and what could not be compared and why.
     """
-    progress("building a small model")
-    params = _lived_in(init_params(SOURCE, seed=seed), seed)
-    small, large = (directory / str(CheckpointName(model="demo", size=s, step=0)) for s in ("small", "large"))
-    tprog.flax.save(small, params, SOURCE)
-    done = expand(small, large, TARGET, seed=seed, progress=progress)
-
-    progress("comparing in JAX")
-    tokens = sample_tokens(SOURCE, batch=4, length=64, seed=seed)
-    before = _logits(tprog.flax.load(small), tokens, SOURCE)
-    after = _logits(tprog.flax.load(large), tokens, TARGET)
-    naive = _logits(grow(params, net2net(done.plan)), tokens, TARGET)
+    params = tprog.flax.load(small)
+    tokens = sample_tokens(plan.source, batch=4, length=64, seed=seed)
+    before = _logits(params, tokens, plan.source)
+    after = _logits(tprog.flax.load(large), tokens, plan.target)
+    naive = _logits(grow(params, net2net(plan)), tokens, plan.target)
     rows = [
         Row("JAX: grown against source", measure_drift(before, after).max_relative, "<", 1e-5),
-        Row("JAX, float64: grown against source", _float64_drift(params, done.plan, tokens), "<", 1e-12),
+        Row("JAX, float64: grown against source", _float64_drift(params, plan, tokens), "<", 1e-12),
     ]
     notes: list[str] = []
-    progress("comparing in transformers")
     try:
         theirs_before, theirs_after = (transformers_logits(path, tokens) for path in (small, large))
     except ImportError as error:
@@ -103,7 +65,7 @@ def run_demo(directory: Path, *, seed: int, progress: Callable[[str], None]) -> 
             Row("grown: JAX against transformers", _difference(theirs_after, np.asarray(after)), "<", 1e-4),
         ]
     rows.append(Row("control: plain Net2Net, RMSNorm ignored", measure_drift(before, naive).max_relative, ">", 1e-2))
-    return Outcome(done.plan, rows, notes)
+    return rows, notes
 
 
 def net2net(plan: Plan) -> Plan:
@@ -134,16 +96,6 @@ def transformers_logits(path: Path, tokens: np.ndarray) -> np.ndarray:
 
 def _logits(params: dict[str, Any], tokens: np.ndarray, config: ModelConfig) -> jax.Array:
     return jax.jit(partial(apply, config=config))(params, jnp.asarray(tokens))
-
-
-def _lived_in(params: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Norm gains away from 1, as training would leave them: a fresh model's gains of 1 would hide errors in them."""
-    keys = jax.random.split(jax.random.key(seed + 1), len(flatten(params)))
-    moved = {
-        path: leaf * (1 + 0.2 * jax.random.normal(key, leaf.shape, leaf.dtype)) if path[-1].endswith("norm") else leaf
-        for key, (path, leaf) in zip(keys, flatten(params).items(), strict=True)
-    }
-    return nest(moved)
 
 
 def _float64_drift(params: dict[str, Any], plan: Plan, tokens: np.ndarray) -> float:

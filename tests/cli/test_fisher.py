@@ -1,0 +1,59 @@
+"""tritter fisher: a checkpoint gains its Fisher information and its anchor, and loses nothing."""
+
+import numpy as np
+import pytest
+import tprog.numpy
+from tprog.reader import open_checkpoint
+
+
+@pytest.fixture
+def model(tritter, config_file):
+    path = config_file(vocab_size=257, hidden_size=16, num_attention_heads=2, intermediate_size=24)
+    outcome = tritter("init", "--config", path, "--out", "tiny-small-0.tprog", "--json")
+    assert outcome.code == 0, outcome.err
+    return outcome.json["path"]
+
+
+OPTIONS = ("--data", "builtin:prose", "--sequence-length", 16, "--batch-size", 4, "--samples", 10)
+
+
+def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, model):
+    before = tprog.numpy.load(model)
+    outcome = tritter("fisher", model, *OPTIONS, "--json")
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["path"] == model
+    assert (outcome.json["samples"], outcome.json["tokens"]) == (10, 160)
+    assert 0 < outcome.json["relative_change"] < 1
+    assert "change" in outcome.err
+    found = open_checkpoint(model)
+    assert set(found.parts) >= {"fisher", "old_params"}
+    said = found.progressive.to_json()["ewc_config"]
+    assert said["enabled"] and said["fisher_samples"] == 10
+    assert (said["estimator"], said["unit"], said["draws"]) == ("sampled", "per token", 1)
+    after = tprog.numpy.load(model)
+    fisher, anchor = found.part("fisher"), found.part("old_params")
+    assert set(fisher.names) == set(before)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+        np.testing.assert_array_equal(anchor.tensor(name), value)
+        assert (np.asarray(fisher.tensor(name)) >= 0).all()
+        assert np.asarray(fisher.tensor(name)).max() > 0, name
+    assert tritter("verify", model).code == 0
+
+
+def test_a_new_checkpoint_in_bfloat16_leaves_the_old_one_alone(tritter, model):
+    outcome = tritter("fisher", model, *OPTIONS, "--estimator", "empirical", "--dtype", "bf16", "--out", "b.tprog")
+    assert outcome.code == 0, outcome.err
+    assert "empirical Fisher information over 10 rows, 160 tokens" in outcome.out
+    assert not {"fisher", "old_params"} & set(open_checkpoint(model).parts)
+    specs = open_checkpoint("b.tprog").part("fisher").specs
+    assert {spec.dtype.name for spec in specs.values()} == {"bfloat16"}
+
+
+def test_what_cannot_be_measured_is_told_in_a_paragraph(tritter, model):
+    ask = (*OPTIONS[:-2], "--samples")
+    assert "--samples: expected at most" in tritter("fisher", model, *ask, 10_000_000).error
+    assert "expected one of sampled, empirical" in tritter("fisher", model, *OPTIONS, "--estimator", "batched").error
+    assert "expected one of float32, bfloat16" in tritter("fisher", model, *OPTIONS, "--dtype", "fp16").error
+    assert "draws" in tritter("fisher", model, *OPTIONS, "--draws", 0).error
+    assert "fisher" not in open_checkpoint(model).parts

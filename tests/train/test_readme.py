@@ -1,0 +1,39 @@
+"""What tritter_jax/train/README.md shows is true: its configuration is one, its commands have these options."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from typer.main import get_command
+
+import tritter_jax.train
+from tritter_jax.cli.main import app
+from tritter_jax.train.config import RunConfig
+
+README = (Path(tritter_jax.train.__file__).parent / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_configuration_is_valid_and_its_defaults_are_the_true_ones():
+    (text,) = blocks("toml")
+    shown = tomllib.loads(text)
+    chosen = RunConfig.parse(shown)
+    differing = {"model.size", "data.train", "training.compute_dtype", "mesh.data"}
+    default = RunConfig()
+    for section, fields in shown.items():
+        for name in fields:
+            same = getattr(getattr(chosen, section), name) == getattr(getattr(default, section), name)
+            assert same != (f"{section}.{name}" in differing), f"{section}.{name}"
+
+
+def test_every_command_has_the_options_it_is_shown_with():
+    lines = [line.partition("#")[0].split() for block in blocks("sh") for line in block.splitlines()]
+    assert len(lines) > 6
+    for words in lines:
+        words = words[words.index("tritter") + 1 :]
+        command = get_command(app).commands[words[0]]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, words

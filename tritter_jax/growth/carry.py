@@ -1,0 +1,136 @@
+"""What a checkpoint holds beside its weights, taken along when it grows: tensor by tensor, like the weights."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+from tprog import GrowthError, ParameterError, ParamSpec
+from tprog.flax_state import SLOTS
+from tprog.params import hf_tensors
+from tprog.parts import STEP, Parts
+from tprog.reader import Checkpoint
+from tprog.source import LazyTensors, TensorSource
+from tprog.tensorheader import TensorSpec
+
+from tritter_jax.growth.fisher import FISHER, fisher_growth, fresh_entries, grow_fisher_layer
+from tritter_jax.growth.leaf import LeafGrowth, leaf_growth
+from tritter_jax.growth.moments import MOMENTS, STATES, Factors, Kind, moment_growth
+from tritter_jax.growth.plan import Plan, choose
+from tritter_jax.growth.stream import origins, stream
+
+
+def grown_parts(checkpoint: Checkpoint, plan: Plan, *, optimizer: str, fisher: str) -> Parts:
+    """The optional parts of a checkpoint for the grown model; nothing is computed until it is written.
+
+    Moments move as `optimizer` says, Fisher information as `fisher` says. The anchor of elastic weight consolidation
+    grows as the weights do, without noise; what is fresh in it is what is fresh in them. Random states, schedule,
+    place in the data and hooks are as they were.
+
+    Args:
+        checkpoint: the source, open.
+        plan: from `make_plan`, for the source's configuration.
+        optimizer: a key of `MOMENTS`; `reset` leaves the optimizer out, so that training begins with a new one.
+        fisher: a key of `FISHER`.
+
+    Raises:
+        GrowthError: there is no such row, or what the optimizer's state holds is not known.
+        ParameterError: the optimizer's state does not fit the model.
+        FormatError: a part is broken.
+    """
+    factors = choose("optimizer", optimizer, MOMENTS).factors
+    rule = choose("fisher", fisher, FISHER)
+    had = checkpoint.to_parts()
+    sets = had.tensors
+    grown = {}
+    if "optimizer" in sets:
+        grown["optimizer"] = None if factors is None else _moments(sets["optimizer"], plan, factors)
+    if "fisher" in sets:
+        grown["fisher"] = stream(
+            sets["fisher"], plan, lambda spec: fisher_growth(plan, spec, rule), function=grow_fisher_layer
+        )
+    if "old_params" in sets or ("fisher" in sets and plan.noise is not None):
+        grown["old_params"] = _anchor(sets.get("old_params", checkpoint), checkpoint, plan)
+    return replace(had, **grown)
+
+
+def _anchor(anchor: TensorSource, weights: TensorSource, plan: Plan) -> LazyTensors:
+    """The anchor grown as the weights are before noise; what is fresh in it is what is fresh in them."""
+    growth = partial(_quiet_growth, plan)
+    grown, beside = (stream(source, plan, growth) for source in (anchor, weights))
+    rows = {tensor.name: (tensor.spec, old) for tensor, old, _ in origins(plan)}
+
+    def make(name: str) -> np.ndarray:
+        new, old = rows[name]
+        fresh = fresh_entries(growth(old), new.layer_shape)
+        if not fresh.any():
+            return grown.tensor(name)
+        return np.where(new.to_hf(fresh), beside.tensor(name), grown.tensor(name))
+
+    return LazyTensors(grown.specs, make)
+
+
+def _quiet_growth(plan: Plan, spec: ParamSpec) -> LeafGrowth:
+    def quiet(growth: LeafGrowth) -> LeafGrowth:
+        return replace(growth, noise=None, steps=tuple(map(quiet, growth.steps)))
+
+    return quiet(leaf_growth(plan, spec, "weight"))
+
+
+def _slot_kinds() -> dict[str, Kind]:
+    """What each slot of a stored state holds; a slot that two optimizers fill differently is not known."""
+    kinds: dict[str, set[Kind]] = {}
+    for row in STATES.values():
+        for field, kind in row.items():
+            kinds.setdefault(SLOTS.get(field, field), set()).add(kind)
+    return {slot: next(iter(found)) for slot, found in kinds.items() if len(found) == 1}
+
+
+def _moments(stored: TensorSource, plan: Plan, factors: Factors) -> LazyTensors:
+    """A stored optimizer state (`exp_avg.<name>` and so on, `step`) as it is for the grown model."""
+    shapes = {tensor.name: tensor.shape for tensor in hf_tensors(plan.source)}
+    slots: dict[str, list[str]] = {}
+    for name in stored.specs:
+        slot, _, tensor = name.partition(".")
+        slots.setdefault(slot if tensor in shapes else "", []).append(name)
+    others, steps = slots.pop("", []), slots.pop(STEP, [])
+    _check_slots(stored, slots, shapes)
+    specs: dict[str, TensorSpec] = {}
+    makers: dict[str, Callable[[str], np.ndarray]] = {}
+    for slot in slots:
+        growth = partial(moment_growth, plan, kind=_slot_kinds()[slot], factors=factors)
+        grown = stream(stored, plan, growth, prefix=f"{slot}.")
+        specs |= grown.specs
+        makers |= dict.fromkeys(grown.specs, grown.tensor)
+    renamed = {name: name for name in others}
+    renamed |= {f"{STEP}.{new.name}": f"{STEP}.{old}" for new, _, old in origins(plan) if f"{STEP}.{old}" in steps}
+    for name, old in renamed.items():
+        specs[name] = stored.specs[old]
+        makers[name] = lambda _, old=old: np.asarray(stored.tensor(old))
+    return LazyTensors(specs, lambda name: makers[name](name))
+
+
+def _check_slots(stored: TensorSource, slots: dict[str, list[str]], shapes: dict[str, tuple[int, ...]]) -> None:
+    unknown = sorted(slots.keys() - _slot_kinds().keys())
+    if unknown:
+        raise GrowthError(
+            f"optimizer state {unknown[0]}.<name>",
+            expected=f"one of {', '.join(sorted(_slot_kinds()))}",
+            got="moments of which it is not known how they move",
+            remedy="Begin anew with --optimizer reset, or add a row to tritter_jax.growth.moments.STATES.",
+            findings=unknown[1:],
+        )
+    findings = [
+        f"{name} has shape {list(stored.specs[name].shape)}, expected {list(shapes[name.partition('.')[2]])}"
+        for names in slots.values()
+        for name in names
+        if stored.specs[name].shape != shapes[name.partition(".")[2]]
+    ]
+    if findings:
+        raise ParameterError(
+            "optimizer state",
+            expected="moments shaped like the parameters",
+            got=f"{len(findings)} that are not",
+            remedy="Begin anew with --optimizer reset, or fetch that file anew:",
+            findings=findings,
+        )

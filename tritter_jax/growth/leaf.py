@@ -1,0 +1,142 @@
+"""One parameter, or what is shaped like it, grown: gathered and scaled along each axis, fresh entries filled."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+from tprog import ParamSpec
+
+from tritter_jax.dtypes import wide_dtype
+from tritter_jax.growth.axis_map import AxisMap
+from tritter_jax.growth.fill import draw_key, fill, on_axis
+from tritter_jax.growth.noise import LeafNoise, draw_noise, draw_noise_everywhere, leaf_noise
+from tritter_jax.growth.plan import Plan
+from tritter_jax.growth.spread import Spread
+from tritter_jax.growth.ternary import keep_codes
+
+Quantity = Literal["weight", "gradient"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeafGrowth:
+    """All that a plan says of one parameter: what is compiled for it is shared by every plan that says the same.
+
+    Args:
+        name: the parameter's dotted path.
+        stacked: whether axis 0 counts layers.
+        maps: the map along each axis; None where it stays as it is.
+        quantity: whether the parameter moves as a weight or as a gradient.
+        seed: seed of what is drawn.
+        dtype: dtype of the result; the parameter's own when None.
+        codes: whether it is a ternary matrix whose codes and scale are to be kept.
+        noise: the noise that is added to it, if any.
+        steps: the growths to do one after the other instead, where a plan is composed of several.
+    """
+
+    name: str
+    stacked: bool
+    maps: tuple[AxisMap | None, ...]
+    quantity: Quantity
+    seed: int
+    dtype: str | None
+    codes: bool = False
+    noise: LeafNoise | None = None
+    steps: tuple["LeafGrowth", ...] = ()
+
+
+def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
+    """The part of a plan that concerns one parameter.
+
+    Args:
+        plan: from `make_plan`.
+        spec: the parameter's row in the source's table.
+        quantity: whether it moves as a weight or as a gradient.
+    """
+    weight = quantity == "weight"
+    noise = plan.noise if weight else None
+    return LeafGrowth(
+        name=spec.name,
+        stacked=spec.stacked,
+        maps=plan.axis_maps(spec),
+        quantity=quantity,
+        seed=plan.seed,
+        dtype=plan.target.dtype if weight and plan.convert else None,
+        codes=weight and spec.kernel and plan.keeps_codes,
+        noise=leaf_noise(noise, spec.axes, dict(plan.maps)) if noise else None,
+        # Gradients are linear in the maps, which are composed; what is drawn is not.
+        steps=tuple(leaf_growth(step, spec, quantity) for step in plan.steps) if weight else (),
+    )
+
+
+def grow_stack(x: Float[Array, "..."], growth: LeafGrowth, spread: Spread | None = None) -> Float[Array, "..."]:
+    """Every layer of one parameter grown; a parameter outside the stack counts as one layer.
+
+    Args:
+        x: the old array.
+        growth: from `leaf_growth`.
+        spread: how it lies on a mesh, if it does.
+    """
+    if not growth.stacked:
+        return grow_layer(x, growth, jnp.int32(0), spread)
+    if growth.maps[0] is not None:
+        x = jnp.take(x, growth.maps[0].gather, axis=0)
+    layers = jnp.arange(x.shape[0], dtype=jnp.int32)
+    inner = spread.layer() if spread else None
+    return jax.vmap(lambda one, layer: grow_layer(one, growth, layer, inner))(x, layers)
+
+
+def grow_layer(
+    x: Float[Array, "..."], growth: LeafGrowth, layer: Array, spread: Spread | None = None
+) -> Float[Array, "..."]:
+    """One layer of one parameter grown: gathered and scaled along each of its axes, fresh entries filled.
+
+    Args:
+        x: the old array of the layer that `layer` copies, without the stack axis.
+        growth: from `leaf_growth`.
+        layer: index in the grown stack, int32; 0 for parameters outside the stack. What is drawn depends on the
+            plan's seed, the parameter's name and this.
+        spread: how the layer lies on a mesh, if it does.
+    """
+    if growth.steps:
+        return _in_steps(x, growth.steps, layer)
+    layer_map, along_axes = (growth.maps[0], growth.maps[1:]) if growth.stacked else (None, growth.maps)
+    maps = {axis: along for axis, along in enumerate(along_axes) if along is not None}
+    # A result in float64 deserves scales in float64, whatever it grows from.
+    wide = wide_dtype(x.dtype, growth.dtype or x.dtype)
+    y = x
+    for axis, along in maps.items():
+        y = spread.take(y, along.gather, axis) if spread else jnp.take(y, along.gather, axis=axis)
+    for axis, along in maps.items():
+        scale = along.factors(growth.quantity)
+        if (scale != 1).any():
+            y = y.astype(wide) * on_axis(jnp.asarray(scale, wide), axis, y.shape)
+    draw = partial(draw_key, growth.seed, growth.name, layer)
+    if growth.quantity == "weight":
+        y = fill(y, maps, draw)
+        if growth.codes and maps:
+            y = keep_codes(x, y, maps, draw("codes"), growth.dtype or x.dtype)
+    everywhere = None
+    if growth.noise and growth.noise.noise.everywhere:
+        everywhere = draw_noise_everywhere(y, maps, layer_map, growth.noise, draw("noise"), layer)
+    elif growth.noise:
+        y = y.astype(wide) + draw_noise(y, maps, growth.noise, draw("noise"), layer)
+    if layer_map is not None and (layer_map.factors(growth.quantity) != 1).any():
+        factor = jnp.asarray(layer_map.factors(growth.quantity), wide)[layer]
+        y = y.astype(wide) * jnp.broadcast_to(factor, y.shape)
+    if everywhere is not None:
+        y = y.astype(wide) + everywhere
+    return y.astype(growth.dtype or x.dtype)
+
+
+def _in_steps(x: Float[Array, "..."], steps: tuple[LeafGrowth, ...], layer: Array) -> Float[Array, "..."]:
+    """One layer grown several times over: the same layer of every stack on the way."""
+    layers = [layer]
+    for step in reversed(steps[1:]):
+        along = step.maps[0] if step.stacked else None
+        layers.append(layers[-1] if along is None else jnp.asarray(along.gather)[layers[-1]])
+    for step, at in zip(steps, reversed(layers), strict=True):
+        x = grow_layer(x, step, at)
+    return x
