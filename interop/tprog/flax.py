@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tprog.blockcopy import contiguous
+from tprog.blockcopy import Recycled
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError
@@ -76,10 +76,11 @@ def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
     specs = {
         name: TensorSpec(numpy_dtype(leaves[tensor.spec.path].dtype), tensor.shape) for name, tensor in table.items()
     }
+    memory = Recycled()
 
     def make(name: str) -> np.ndarray:
         tensor = table[name]
-        return contiguous(tensor.spec.to_hf(layer_on_host(leaves[tensor.spec.path], tensor.layer)))
+        return memory.contiguous(tensor.spec.to_hf(layer_on_host(leaves[tensor.spec.path], tensor.layer)))
 
     return LazyTensors(specs, make)
 

@@ -41,41 +41,29 @@ def load_tree(
         tensors.setdefault(tensor.spec.name, []).append(tensor)
     spread = _shardings(shardings, config)
     tree: dict[tuple[str, ...], Any] = {}
-    tasks: list[Task] = []
     for spec in param_specs(config):
         own = tensors[spec.name]
         target = _dtype(source, spec, own, dtype)
         sharding = spread.get(spec.path)
+        read = partial(_read, source, spec, own, target)
         if sharding is None:
-            index = tuple(slice(None) for _ in spec.shape)
-            tree[spec.path], copies = _planned(source, spec, own, target, index)
-            tasks += copies
+            # On a CPU device_put takes the memory over; elsewhere the host holds one parameter at a time.
+            tree[spec.path] = jax.device_put(read(tuple(slice(None) for _ in spec.shape)))
         else:
-            read = partial(_read, source, spec, own, target)
             tree[spec.path] = jax.make_array_from_callback(spec.shape, sharding, _once(read))
-    run_all(tasks)
-    # device_put takes the memory over where it can, and nobody else holds it.
-    return nest({path: jax.device_put(leaf) if path not in spread else leaf for path, leaf in tree.items()})
+    return nest(tree)
 
 
 def _read(
     source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype, index: Index
 ) -> np.ndarray:
     """A slice of one parameter, in memory of its own."""
-    result, tasks = _planned(source, spec, tensors, dtype, index)
-    run_all(tasks)
-    return result
-
-
-def _planned(
-    source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype: np.dtype, index: Index
-) -> tuple[np.ndarray, list[Task]]:
-    """Memory for a slice of one parameter, and what will fill it."""
     bounds = [part.indices(size) for part, size in zip(index, spec.shape, strict=True)]
     result = aligned_empty(tuple(len(range(*bound)) for bound in bounds), dtype)
     places = zip(result, tensors[index[0]], strict=True) if spec.stacked else [(result, tensors[0])]
     within = index[1:] if spec.stacked else index
-    return result, [task for place, tensor in places for task in _copies(place, source, tensor, within)]
+    run_all(task for place, tensor in places for task in _copies(place, source, tensor, within))
+    return result
 
 
 def _copies(place: np.ndarray, source: TensorSource, tensor: HFTensor, index: Index) -> list[Task]:

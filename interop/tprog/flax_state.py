@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tprog.blockcopy import contiguous
+from tprog.blockcopy import Recycled, aligned_empty, copy_into
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError, UsageError
@@ -64,10 +64,15 @@ def optimizer_tensors(opt_state: Any, config: ModelConfig) -> LazyTensors:
             )  # fmt: skip
         specs[name], makers[name] = TensorSpec(numpy_dtype(dtype), shape), make
 
+    memory = Recycled()
+
+    def host(leaf: Any, tensor: HFTensor) -> np.ndarray:
+        return memory.contiguous(tensor.spec.to_hf(layer_on_host(leaf, tensor.layer)))
+
     def moments(slot: str, tree: Mapping[str, Any]) -> Any:
         for path, leaf in flatten(tree).items():
             for tensor in [] if _masked(leaf) else table[".".join(path)]:
-                add(f"{slot}.{tensor.name}", leaf.dtype, tensor.shape, partial(_host, leaf, tensor))
+                add(f"{slot}.{tensor.name}", leaf.dtype, tensor.shape, partial(host, leaf, tensor))
         return tree
 
     def other(path: str, leaf: Any) -> Any:
@@ -109,15 +114,16 @@ def load_optimizer(path: str | Path | Checkpoint, opt_state: Any, *, strict: boo
             result[path] = leaf
             if _masked(leaf):
                 continue
-            array = np.zeros(leaf.shape, leaf.dtype)
+            array = aligned_empty(leaf.shape, np.dtype(leaf.dtype))
             for tensor in table[".".join(path)]:
                 name = f"{slot}.{tensor.name}"
-                if name not in known:
-                    missing.append(name)
-                    continue
                 place = array if tensor.layer is None else array[tensor.layer]
-                place[...] = tensor.spec.from_hf(stored.tensor(name))
-            result[path] = jnp.asarray(array)
+                if name in known:
+                    copy_into(place, tensor.spec.from_hf(stored.tensor(name)))
+                else:
+                    place[...] = 0
+                    missing.append(name)
+            result[path] = jax.device_put(array)
         return nest(result)
 
     def other(path: str, leaf: Any) -> Any:
@@ -203,7 +209,3 @@ def _by_parameter(config: ModelConfig) -> dict[str, list[HFTensor]]:
     for tensor in hf_tensors(config):
         table.setdefault(tensor.spec.name, []).append(tensor)
     return table
-
-
-def _host(leaf: Any, tensor: HFTensor) -> np.ndarray:
-    return contiguous(tensor.spec.to_hf(layer_on_host(leaf, tensor.layer)))

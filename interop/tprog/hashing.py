@@ -11,10 +11,13 @@ from tprog.tensorheader import open_regular
 CHUNK = 8 << 20
 """Bytes handed from the writing to the hashing thread at a time."""
 _PENDING = 16
+_SYNC_EVERY = 64 << 20
 
 
 class HashedFile:
     """A new file; what is written to it is hashed in a second thread, and on disk once `close` returns.
+
+    A third thread brings to the disk what has gathered, so that little of it is left for the end.
 
     Example:
         >>> import pathlib, tempfile
@@ -29,8 +32,15 @@ class HashedFile:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         self._hash = hashlib.sha256()
         self._queue: queue.Queue[memoryview | None] = queue.Queue(_PENDING)
-        self._thread = threading.Thread(target=self._consume, name="sha256", daemon=True)
-        self._thread.start()
+        self._unsynced = 0
+        self._due: queue.Queue[bool] = queue.Queue(1)
+        self._failure: OSError | None = None
+        self._threads = [
+            threading.Thread(target=self._consume, name="sha256", daemon=True),
+            threading.Thread(target=self._sync, name="fsync", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def _consume(self) -> None:
         while (chunk := self._queue.get()) is not None:
@@ -38,6 +48,14 @@ class HashedFile:
             del chunk
             self._queue.task_done()
         self._queue.task_done()
+
+    def _sync(self) -> None:
+        while self._due.get():
+            try:
+                os.fsync(self._descriptor)
+            except OSError as error:
+                # A system tells of a lost write once: the next call would succeed.
+                self._failure = self._failure or error
 
     def write(self, data: memoryview) -> None:
         """Append bytes; they must not change until `drain` or `close` has returned."""
@@ -47,6 +65,10 @@ class HashedFile:
             written = 0
             while written < len(chunk):
                 written += os.write(self._descriptor, chunk[written:])
+            self._unsynced += written
+            if self._unsynced >= _SYNC_EVERY and self._due.empty():
+                self._unsynced = 0
+                self._due.put(True)
         self.bytes_written += len(data)
 
     def drain(self) -> None:
@@ -54,19 +76,27 @@ class HashedFile:
         self._queue.join()
 
     def close(self) -> None:
-        """Wait for the hash, and for the bytes to be on disk."""
+        """Wait for the hash, and for the bytes to be on disk.
+
+        Raises:
+            OSError: the disk did not take them.
+        """
         try:
             os.fsync(self._descriptor)
         finally:
             self.abort()
+        if self._failure is not None:
+            raise self._failure
 
     def abort(self) -> None:
         """Close the file as it is."""
         if self._descriptor >= 0:
+            self._queue.put(None)
+            self._due.put(False)
+            for thread in self._threads:
+                thread.join()
             os.close(self._descriptor)
             self._descriptor = -1
-            self._queue.put(None)
-            self._thread.join()
 
     @property
     def sha256(self) -> str:

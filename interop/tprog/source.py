@@ -1,6 +1,8 @@
 """Where tensors to be written come from: their names, dtypes and shapes first, their bytes one at a time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -85,6 +87,43 @@ def named_source(tensors: TensorSource | Mapping[str, Any]) -> TensorSource:
         return tensors
     specs = {name: TensorSpec(numpy_dtype(array.dtype), tuple(array.shape)) for name, array in tensors.items()}
     return LazyTensors(specs, lambda name: np.asarray(tensors[name]))
+
+
+class InAdvance:
+    """Tensors of a source in order: while one is in use, the next is made in a second thread.
+
+    Args:
+        source: where they come from; it is never asked for two at once.
+        names: which ones, in order.
+
+    Example:
+        >>> source = LazyTensors({}, lambda name: np.zeros(len(name)))
+        >>> [(name, array.shape) for name, array in InAdvance(source, ["a", "bc"])]
+        [('a', (1,)), ('bc', (2,))]
+    """
+
+    def __init__(self, source: TensorSource, names: Iterable[str]) -> None:
+        self._source = source
+        self._names = deque(names)
+
+    @property
+    def unasked(self) -> tuple[str, ...]:
+        """Names that the source has not been asked for yet."""
+        return tuple(self._names)
+
+    def __iter__(self) -> Generator[tuple[str, np.ndarray]]:
+        with ThreadPoolExecutor(1, "tensors") as pool:
+
+            def ask() -> tuple[str, Future[np.ndarray]] | None:
+                name = self._names.popleft() if self._names else None
+                return None if name is None else (name, pool.submit(self._source.tensor, name))
+
+            due = ask()
+            while due is not None:
+                name, array = due[0], due[1].result()
+                due = ask()
+                yield name, array
+                del array
 
 
 class _Pull:

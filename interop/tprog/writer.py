@@ -3,6 +3,7 @@
 import os
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from tprog.parts import Parts
 from tprog.paths import safe_file
 from tprog.reader import is_checkpoint
 from tprog.schema import FileRecord, Manifest, Progressive, write_progressive
-from tprog.source import Tensors, TensorSource, as_source, main_dtype
+from tprog.source import InAdvance, Tensors, TensorSource, as_source, main_dtype
 from tprog.tensorfile import TensorWriter
 from tprog.tensorheader import TensorSpec, build_header
 from tprog.tokenizer import tokenizer_files, write_tokenizer
@@ -196,15 +197,13 @@ class _UnwrittenError(Exception):
 def _write_shard(
     path: Path, specs: Mapping[str, TensorSpec], source: TensorSource, metadata: Mapping[str, str]
 ) -> FileRecord:
-    rest = dict(build_header(specs, metadata)[1])
+    coming = InAdvance(source, build_header(specs, metadata)[1])
     try:
-        with TensorWriter(path, specs, metadata) as writer:
-            for name in writer.names:
-                array = source.tensor(name)
-                del rest[name]
+        with TensorWriter(path, specs, metadata) as writer, closing(iter(coming)) as tensors:
+            for name, array in tensors:
                 writer.write(name, array)
     except OSError as error:
-        raise _UnwrittenError(error, rest) from None
+        raise _UnwrittenError(error, {name: specs[name] for name in coming.unasked}) from None
     return FileRecord(bytes=writer.bytes_written, sha256=writer.sha256)
 
 

@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file, save_file
 from tprog.parts import Parts
 from tprog.reader import open_checkpoint
 from tprog.writer import write_checkpoint
 
 from tests.cli.conftest import LARGER
+from tritter_jax.growth import SPLITS, load_strategies
 
 
 def test_verify_is_content_with_a_whole_checkpoint(tritter, small):
@@ -58,16 +60,26 @@ def test_info_is_a_tree_with_lineage(tritter, small, config_file):
 
 
 HOOKS = """
-from tritter_jax.growth import SPLITS
+from dataclasses import replace
+
 import numpy as np
-SPLITS["thirds"] = lambda copies: np.full(copies, 1 / copies)
+
+from tritter_jax.growth import SPLITS
+
+SPLITS["thirds"] = replace(SPLITS["even"], name="thirds", rule=lambda copies: np.full(copies, 1 / copies))
 """
 
 
-def test_hooks_run_only_when_trusted(tritter, small, config_file, tmp_path, monkeypatch):
-    from tritter_jax.growth import split
+@pytest.fixture
+def splits():
+    """The registry of splits, as it was again after the test."""
+    before = dict(SPLITS)
+    yield SPLITS
+    SPLITS.clear()
+    SPLITS.update(before)
 
-    monkeypatch.setattr(split, "SPLITS", dict(split.SPLITS))
+
+def test_hooks_run_only_when_trusted(tritter, small, config_file, tmp_path, splits):
     source = open_checkpoint(small)
     hooked = write_checkpoint(tmp_path / "hooked.tprog", source.config, source, parts=Parts(hooks=HOOKS.encode()))
     assert (
@@ -79,18 +91,16 @@ def test_hooks_run_only_when_trusted(tritter, small, config_file, tmp_path, monk
     error = tritter(*arguments).error
     assert "--trust-hooks" in error
     assert "numpy" in error
-    assert "thirds" not in split.SPLITS
+    assert "thirds" not in splits
     assert not Path("grown.tprog").exists()
     assert tritter(*arguments, "--trust-hooks").code == 0
+    assert "thirds" in splits
 
     (hooked / "expansion_hooks.py").write_text(HOOKS + "# changed\n")
     assert "on record" in tritter(*arguments, "--trust-hooks", "--overwrite").error
 
 
-def test_an_installed_package_adds_strategies_without_a_flag(tritter, small, config_file, monkeypatch, tmp_path):
-    from tritter_jax.growth import load_strategies, split
-
-    monkeypatch.setattr(split, "SPLITS", split.SPLITS)
+def test_an_installed_package_adds_strategies_without_a_flag(tritter, small, config_file, monkeypatch, tmp_path, splits):
     package = tmp_path / "site"
     (package / "extra-1.0.dist-info").mkdir(parents=True)
     (package / "extra-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")
@@ -108,5 +118,4 @@ def test_an_installed_package_adds_strategies_without_a_flag(tritter, small, con
         assert outcome.code == 0, outcome.err
         assert outcome.json["split"] == "halves"
     finally:
-        split.SPLITS.pop("halves", None)
         load_strategies.cache_clear()

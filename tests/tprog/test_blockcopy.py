@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tprog import blockcopy
-from tprog.blockcopy import aligned_empty, contiguous, copy_into, run_all
+from tprog.blockcopy import Recycled, aligned_empty, copy_into, run_all
 from tprog.dtypes import numpy_dtype
 
 DTYPES = ("float32", "bfloat16", "float64", "int8")
@@ -35,7 +35,7 @@ def test_a_copy_is_a_copy(source, dtype):
     target = aligned_empty(source.shape, numpy_dtype(dtype))
     copy_into(target, source)
     assert np.array_equal(target.astype(np.float64), source.astype(np.float64))
-    same = contiguous(source)
+    same = Recycled().contiguous(source)
     assert same.flags.c_contiguous
     assert np.array_equal(same.astype(np.float64), source.astype(np.float64))
 
@@ -49,7 +49,15 @@ def test_nan_keeps_its_bits():
 
 def test_what_is_contiguous_is_not_copied():
     array = np.zeros((3, 4))
-    assert contiguous(array) is array
+    assert Recycled().contiguous(array) is array
+
+
+def test_memory_that_somebody_still_reads_is_not_used_again():
+    memory = Recycled()
+    view = memoryview(memory.contiguous(np.full((3, 2), 1.0).T).reshape(-1).view(np.uint8))
+    other = memory.contiguous(np.full((3, 2), 2.0).T)
+    assert np.frombuffer(view).tolist() == [1.0] * 6
+    assert other.tolist() == [[2.0] * 3] * 2
 
 
 def test_errors_of_tasks_come_through():
