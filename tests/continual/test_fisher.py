@@ -74,7 +74,7 @@ def enumerated(config, inputs):
 
     def one(drawn):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(jax.random, "categorical", lambda key, logits: drawn)
+            patch.setattr("tritter_jax.continual.fisher.draw_labels", lambda key, probabilities: drawn)
             return sampled(language_logits(config), params, batch, jax.random.key(0), 1)
 
     rows, places = np.indices(shape)

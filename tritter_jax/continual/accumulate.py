@@ -104,7 +104,8 @@ def _step(
         total.rows + jnp.sum(counts, dtype=jnp.int32),
         total.batches + 1,
     )
-    return after, Seen(after.rows, jnp.isfinite(_sum(squares)), _change(total, after))
+    whole = _sum(after.squares)
+    return after, Seen(after.rows, jnp.isfinite(whole), _change(total, after, whole))
 
 
 def _sum(tree: Any) -> Float[Array, ""]:
@@ -113,11 +114,10 @@ def _sum(tree: Any) -> Float[Array, ""]:
     return jnp.sum(jnp.stack([jnp.sum(leaf).astype(dtype) for leaf in leaves]))
 
 
-def _change(before: FisherSum, after: FisherSum) -> Float[Array, ""]:
+def _change(before: FisherSum, after: FisherSum, whole: Float[Array, ""]) -> Float[Array, ""]:
     def moved(old: Array, new: Array) -> Array:
         tokens = [jnp.maximum(count, 1).astype(new.dtype) for count in (before.tokens, after.tokens)]
         return jnp.abs(new / tokens[1] - old / tokens[0])
 
-    whole = _sum(after.squares)
     whole = whole / jnp.maximum(after.tokens, 1).astype(whole.dtype)
     return _sum(jax.tree.map(moved, before.squares, after.squares)) / jnp.where(whole == 0, 1, whole)

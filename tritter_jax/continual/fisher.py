@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
 
+from tritter_jax.continual.draw import draw_labels
 from tritter_jax.continual.likelihood import Labelled, LogitsOf, log_likelihood
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.sharding import BATCH_AXES
@@ -76,10 +77,13 @@ def sampled(
         True
     """
     logits, pull = jax.vjp(lambda tree: logits_of(tree, batch.inputs), params)
+    predicted = jax.nn.softmax(logits.astype(wide_dtype(logits.dtype)))
+    counts = batch.weights.astype(bool)[..., None]
 
     def add(total: Any, key: PRNGKeyArray) -> tuple[Any, None]:
-        drawn = jax.random.categorical(key, logits.astype(wide_dtype(logits.dtype)))
-        (score,) = pull(jax.grad(log_likelihood)(logits, drawn, batch.weights))
+        drawn = jax.nn.one_hot(draw_labels(key, predicted), predicted.shape[-1], dtype=predicted.dtype)
+        # The gradient of log p(drawn) for the logits.
+        (score,) = pull(jnp.where(counts, drawn - predicted, 0).astype(logits.dtype))
         return jax.tree.map(lambda sum_, leaf: sum_ + jnp.square(leaf), total, score), None
 
     total, _ = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), jax.random.split(key, draws))
