@@ -100,7 +100,7 @@ def _scratch(use: str, height: int, width: int, dtype: np.dtype) -> np.ndarray:
 class Recycled:
     """Memory for arrays, used again once nobody refers to the array it was handed out for.
 
-    New memory costs as much as a copy into it, so that whoever makes many arrays and forgets them is faster with this.
+    New memory costs as much as a copy into it: whoever makes many arrays and forgets them is faster with this.
 
     Example:
         >>> memory = Recycled()

@@ -100,7 +100,9 @@ def test_hooks_run_only_when_trusted(tritter, small, config_file, tmp_path, spli
     assert "on record" in tritter(*arguments, "--trust-hooks", "--overwrite").error
 
 
-def test_an_installed_package_adds_strategies_without_a_flag(tritter, small, config_file, monkeypatch, tmp_path, splits):
+def test_an_installed_package_adds_strategies_without_a_flag(
+    tritter, small, config_file, monkeypatch, tmp_path, splits
+):
     package = tmp_path / "site"
     (package / "extra-1.0.dist-info").mkdir(parents=True)
     (package / "extra-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: extra\nVersion: 1.0\n")

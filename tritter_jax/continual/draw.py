@@ -42,7 +42,7 @@ def draw_labels(key: PRNGKeyArray, probabilities: Float[Array, "*s v"]) -> Int[A
 def _first_above(
     rising: Float[Array, "*s n"], sought: Float[Array, "*s"]
 ) -> tuple[Int[Array, "*s"], Float[Array, "*s"]]:
-    """Where a rising row first passes a number, the last place it rises at the latest; and what it was before that."""
+    """Where a rising row first passes a number, the last place it rises at the latest; and its value before that."""
     passed = rising <= jnp.minimum(sought, jnp.nextafter(rising[..., -1], jnp.zeros_like(sought)))[..., None]
     place = jnp.sum(passed, -1, dtype=jnp.int32)
     return place, jnp.max(jnp.where(passed, rising, 0), -1)
