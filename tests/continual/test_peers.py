@@ -33,17 +33,20 @@ WINDOWS = random_tokens(CONFIG, (5, 9))
 Squares = dict[str, torch.Tensor]
 """Sum over sequences of squared gradients, by the name of the parameter in transformers."""
 
+Measure = Callable[[torch.Tensor, torch.Tensor], Squares]
+"""From token ids [B, S] and the labels [B, S] that follow them."""
+
 
 class Likelihood(nn.Module):
     """Logits [B, V, S], as nn.CrossEntropyLoss takes them, of token ids [B, S] or embeddings [B, S, D]."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
         self.model = model
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         # A mask in four dimensions is used as it is: making one looks at values, which torch.func.vmap forbids.
-        mask = torch.full((x.shape[1],) * 2, float("-inf"), dtype=torch.float64).triu(1)
+        mask = torch.full((x.shape[1],) * 2, float("-inf"), dtype=self.model.dtype).triu(1)
         given = {"inputs_embeds" if x.is_floating_point() else "input_ids": x}
         logits = self.model(**given, attention_mask=mask.expand(len(x), 1, -1, -1), use_cache=False).logits
         return logits.movedim(-1, 1)
@@ -58,34 +61,47 @@ def gradients(model: nn.Module) -> Squares:
     return {name: each.grad for name, each in model.named_parameters() if each.grad is not None}
 
 
-def by_loop(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+def by_loop(model: nn.Module) -> Measure:
     """One sequence at a time, in plain PyTorch."""
-    squares = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
-    for row, due in zip(inputs, labels, strict=True):
-        model.zero_grad()
-        nn.functional.cross_entropy(model(row[None]).logits[0], due, reduction="sum").backward()
-        for name, gradient in gradients(model).items():
-            squares[name] += gradient**2
-    return squares
+
+    def measure(inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+        squares = {name: torch.zeros_like(each) for name, each in model.named_parameters()}
+        for row, due in zip(inputs, labels, strict=True):
+            model.zero_grad()
+            nn.functional.cross_entropy(model(row[None]).logits[0], due, reduction="sum").backward()
+            for name, gradient in gradients(model).items():
+                squares[name] += gradient**2
+        return squares
+
+    return measure
 
 
-def by_laplace(model: nn.Module, inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
-    laplace = peer("laplace.curvature")
-    _, diagonal = laplace.CurvlinopsEF(Likelihood(model), "classification").diag(inputs, labels)
-    parts = diagonal.split([each.numel() for each in model.parameters()])
-    return {name: part.view_as(each) for (name, each), part in zip(model.named_parameters(), parts, strict=True)}
+def by_laplace(model: nn.Module) -> Measure:
+    curvature = peer("laplace.curvature").CurvlinopsEF(Likelihood(model), "classification")
+
+    def measure(inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+        _, diagonal = curvature.diag(inputs, labels)
+        parts = diagonal.split([each.numel() for each in model.parameters()])
+        return {name: part.view_as(each) for (name, each), part in zip(model.named_parameters(), parts, strict=True)}
+
+    return measure
 
 
-def by_backpack(model: Any, inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+def by_backpack(model: Any) -> Measure:
     backpack, extensions = peer("backpack"), peer("backpack.extensions")
     modules: dict[str, Any] = {
         name: each for name, each in model.named_modules() if isinstance(each, nn.Linear | nn.Embedding)
     }
     for each in modules.values():
         backpack.extend(each)
-    with backpack.backpack(extensions.BatchGrad()):
-        nn.functional.cross_entropy(Likelihood(model)(inputs), labels, reduction="sum").backward()
-    return {f"{name}.weight": (each.weight.grad_batch**2).sum(0) for name, each in modules.items()}
+
+    def measure(inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+        model.zero_grad()
+        with backpack.backpack(extensions.SumGradSquared()):
+            nn.functional.cross_entropy(Likelihood(model)(inputs), labels, reduction="sum").backward()
+        return {f"{name}.weight": each.weight.sum_grad_squared for name, each in modules.items()}
+
+    return measure
 
 
 class Pointwise(nn.Module):
@@ -100,7 +116,7 @@ class Pointwise(nn.Module):
         return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
-def by_nngeometry(model: Any, inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+def by_nngeometry(model: Any) -> Measure:
     backend, collection, matrices = (peer(f"nngeometry.{part}") for part in ("backend", "layercollection", "object"))
     names = [name for name, each in model.named_modules() if isinstance(each, nn.Linear)]
     for name in names:
@@ -112,19 +128,22 @@ def by_nngeometry(model: Any, inputs: torch.Tensor, labels: torch.Tensor) -> Squ
     def log_p(rows: torch.Tensor, due: torch.Tensor) -> torch.Tensor:
         return -nn.functional.cross_entropy(Likelihood(model)(rows), due, reduction="none").sum(1, keepdim=True)
 
-    generator = backend.TorchHooksJacobianBackend(layer_collection=chosen, model=model, function=log_p)
-    # It asks for gradients of what goes in, which token ids have none of.
-    embedded = model.get_input_embeddings()(inputs).detach()
-    pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(embedded, labels), batch_size=2)
-    diagonal = matrices.PMatDiag(generator=generator, examples=pairs).get_diag() * len(inputs)
-    parts = diagonal.split([layer.numel() for layer in chosen.layers.values()])
-    return {
-        f"{name}.weight": part.view_as(model.get_submodule(name).conv.weight)[..., 0]
-        for name, part in zip(names, parts, strict=True)
-    }
+    def measure(inputs: torch.Tensor, labels: torch.Tensor) -> Squares:
+        generator = backend.TorchHooksJacobianBackend(layer_collection=chosen, model=model, function=log_p)
+        # It asks for gradients of what goes in, which token ids have none of.
+        embedded = model.get_input_embeddings()(inputs).detach()
+        pairs = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(embedded, labels), batch_size=4)
+        diagonal = matrices.PMatDiag(generator=generator, examples=pairs).get_diag() * len(inputs)
+        parts = diagonal.split([layer.numel() for layer in chosen.layers.values()])
+        return {
+            f"{name}.weight": part.view_as(model.get_submodule(name).conv.weight)[..., 0]
+            for name, part in zip(names, parts, strict=True)
+        }
+
+    return measure
 
 
-PEERS: dict[str, tuple[Callable[..., Squares], int]] = {
+PEERS: dict[str, tuple[Callable[[Any], Measure], int]] = {
     "loop": (by_loop, 12),
     "laplace-torch": (by_laplace, 12),
     "backpack": (by_backpack, 9),
@@ -164,13 +183,13 @@ def in_our_layout(squares: Squares) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_empirical_is_what_others_compute_from_the_same_file(name, model):
-    compute, reached = PEERS[name]
+    prepare, reached = PEERS[name]
     previous = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float64)  # nngeometry makes its buffers of it
         ids = torch.from_numpy(WINDOWS).long()
         with warnings.catch_warnings(action="ignore"):
-            found = in_our_layout(compute(model, ids[:, :-1], ids[:, 1:]))
+            found = in_our_layout(prepare(model)(ids[:, :-1], ids[:, 1:]))
     finally:
         torch.set_default_dtype(previous)
     assert len(found) == reached
