@@ -42,13 +42,17 @@ def test_the_disk_keeps_every_bit(model, growth, dtype, tmp_path):
 
 @cases(EACH_MODEL)
 def test_transformers_computes_the_source_from_the_grown_directory(model, growth, tmp_path):
-    plan = growth.plan(model.config)
-    params, tokens = params_for(plan.source), random_tokens(plan.source)
-    path = tprog.flax.save(tmp_path / "grown.tprog", grow(params, plan), plan.target)
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    # An activation of a ternary model that lies between two 8-bit levels falls to either side by float32's rounding.
+    dtype = "float64" if model.config.ternary else "float32"
+    plan = growth.plan(in_dtype(model.config, dtype))
+    with precision(dtype):
+        params, tokens = params_for(plan.source), random_tokens(plan.source)
+        path = tprog.flax.save(tmp_path / "grown.tprog", grow(params, plan), plan.target)
+        due = logits(params, tokens, plan.source)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
     assert type(theirs).__name__ == plan.target.family_record.architecture
     assert theirs.config.num_hidden_layers == plan.target.num_layers
-    assert relative_difference(torch_logits(theirs, tokens), logits(params, tokens, plan.source)) < MODULE
+    assert relative_difference(torch_logits(theirs, tokens), due) < MODULE
 
 
 @cases(
