@@ -107,11 +107,22 @@ class LayerAnalysis(_Record):
 
 
 class EWCConfig(_Record):
-    """Elastic weight consolidation: whether it is on, how strong, and what the Fisher information was measured on."""
+    """Elastic weight consolidation: whether it is on, how strong, and what the Fisher information was measured on.
+
+    `estimator` and `draws` tell how it was measured, `tokens` over how many, `data` on what; `unit` what a value is
+    divided by, without which `lambda` means nothing; `constant` is what the penalty of several tasks is at the
+    anchor, without lambda / 2.
+    """
 
     enabled: bool = False
     lambda_: Annotated[float, Field(ge=0, alias="lambda")] = 1000.0
     fisher_samples: Count | None = None
+    estimator: str | None = None
+    unit: str | None = None
+    draws: Size | None = None
+    tokens: Count | None = None
+    data: str | None = None
+    constant: Annotated[float, Field(ge=0)] | None = None
 
 
 class FileRecord(_Record):

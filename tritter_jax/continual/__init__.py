@@ -6,6 +6,7 @@ from tritter_jax.continual.ewc import add_penalty, penalty, proximal
 from tritter_jax.continual.fisher import ESTIMATORS, UNIT, Estimator
 from tritter_jax.continual.likelihood import Labelled, language_logits, windows_batch
 from tritter_jax.continual.memory import TASKS, Memory, TaskRule, join, remember
+from tritter_jax.continual.stored import stored_memory
 
 __all__ = [
     "ESTIMATORS",
@@ -26,5 +27,6 @@ __all__ = [
     "penalty",
     "proximal",
     "remember",
+    "stored_memory",
     "windows_batch",
 ]
