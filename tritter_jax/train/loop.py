@@ -1,10 +1,8 @@
 """The training loop: batches in, steps, held-out loss, checkpoints; stops cleanly whatever stops it."""
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from tprog import VerificationError
 from tritter_jax.data import TrainBatches, eval_batches, train_batches
 from tritter_jax.sharding import batch_sharding
 from tritter_jax.train.checkpoint import RunCheckpoints
+from tritter_jax.train.interrupt import preemption
 from tritter_jax.train.metrics import MetricsLog, plot_loss, read_metrics
 from tritter_jax.train.processes import any_process, batch_part, is_first
 from tritter_jax.train.publish import save_tprog
@@ -172,7 +171,7 @@ def _steps(
 
     finite: Any = True
     any_asked = any_process(run.mesh)
-    with _preemption() as preempted:
+    with preemption() as preempted:
         while step < last:
             asked = time.perf_counter()
             batch = next(batches)
@@ -222,7 +221,7 @@ def _steps(
                 if step != last:
                     course.losses.clear()
             every = settings.output.checkpoint_interval
-            stop = any_asked(preempted())
+            stop = any_asked(bool(preempted()))
             if stop or step == last or (every and step % every == 0):
                 save(course.held_out_loss if eval_now else None)
             if stop and step != last:
@@ -259,20 +258,3 @@ def _evaluator(run: Run) -> Callable[[Any], float]:
         return nll / tokens
 
     return evaluate
-
-
-@contextmanager
-def _preemption() -> Iterator[Callable[[], bool]]:
-    """SIGTERM, and the first Ctrl-C, ask for a save after the step at hand."""
-    asked: list[int] = []
-    handlers = {}
-    for name in (signal.SIGTERM, signal.SIGINT):
-        try:
-            handlers[name] = signal.signal(name, lambda number, _: asked.append(number))
-        except ValueError:  # not the main thread: whoever owns it handles signals
-            break
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)

@@ -20,7 +20,7 @@ from tritter_jax.data import TokenFile, Tokenizer, byte_tokenizer, load_tokenize
 from tritter_jax.data.vocabulary import BYTES
 from tritter_jax.model import init_params
 from tritter_jax.sharding import DEFAULT_RULES, MESH_AXES, MeshShape, Rules, make_mesh
-from tritter_jax.train.config import RunConfig
+from tritter_jax.train.config import MeshSection, RunConfig
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
 from tritter_jax.train.processes import batch_part, spread
 from tritter_jax.train.state import TrainState, new_state, state_shardings
@@ -110,7 +110,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
         dtype="float64" if settings.training.compute_dtype == "float64" else "float32",
         max_position_embeddings=max(chosen.max_position_embeddings, settings.data.sequence_length),
     )
-    shape = _mesh_shape(settings)
+    shape = mesh_shape(settings.mesh)
     _check_batch(settings, shape)
     rules = _rules(settings)
     mesh = make_mesh(shape)
@@ -161,8 +161,13 @@ def _tokenizer(settings: RunConfig, origin: Checkpoint | None) -> Tokenizer:
     return load_tokenizer(origin.path) if origin is not None and origin.tokenizer_files else byte_tokenizer()
 
 
-def _mesh_shape(settings: RunConfig) -> MeshShape:
-    sizes = {name: getattr(settings.mesh, name) for name in MESH_AXES}
+def mesh_shape(section: MeshSection) -> MeshShape:
+    """Devices along each axis, with -1 filled in.
+
+    Raises:
+        UsageError: two axes are -1, or the others do not divide the devices there are.
+    """
+    sizes = {name: getattr(section, name) for name in MESH_AXES}
     left = [name for name, size in sizes.items() if size == -1]
     given = math.prod(size for size in sizes.values() if size != -1)
     devices = len(jax.devices())
