@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tprog.disk import require_space, sync, sync_tree, told_plainly
 from tprog.errors import UsageError
 
 try:
@@ -23,9 +24,6 @@ except ImportError:  # pragma: no cover - not on Windows
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
-_SPARE = 16 << 20
-_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
-_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextlib.contextmanager
@@ -62,7 +60,7 @@ def new_directory(
         with told_plainly(path), _lock(path):
             _recover(path)
             refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
-            _check_space(path, needed)
+            require_space(path, needed)
             temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
             try:
                 temporary.mkdir()
@@ -81,53 +79,12 @@ def new_directory(
                     parent.rmdir()
 
 
-def sync_tree(directory: Path) -> None:
-    """Bring a directory and everything in it to the disk."""
-    for root, _, files in os.walk(directory):
-        for name in files:
-            _sync(Path(root, name))
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _make_parents(path: Path) -> list[Path]:
     """Make the parent directories; gives those that are new, innermost first."""
     missing = [parent for parent in path.parents if not parent.exists()]
     with told_plainly(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-@contextlib.contextmanager
-def told_plainly(path: Path) -> Iterator[None]:
-    """A context in which a full or closed disk is an error that says so.
-
-    Raises:
-        UsageError: in place of an `OSError` that the person at the keyboard can mend.
-    """
-    try:
-        yield
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(
-            path, expected="a path for a new directory", got=str(error), remedy="Choose another path."
-        ) from None
-    except OSError as error:
-        if error.errno in _NO_SPACE:
-            raise UsageError(
-                path, expected="room on the disk", got="a full disk", remedy="Free space, or choose another disk."
-            ) from None
-        if error.errno in _NO_ACCESS:
-            raise UsageError(
-                path, expected="a place that can be written", got=str(error), remedy="Choose another path."
-            ) from None
-        raise
 
 
 @contextlib.contextmanager
@@ -212,15 +169,6 @@ def refuse_taken(
         )  # fmt: skip
 
 
-def _check_space(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed + _SPARE > free:
-        raise UsageError(
-            path, expected=f"{needed + _SPARE:,} bytes free on the disk", got=f"{free:,}",
-            remedy="Free space, or choose another disk.",
-        )  # fmt: skip
-
-
 def _put_in_place(temporary: Path, path: Path) -> None:
     if not os.path.lexists(path) or not any(path.iterdir()):
         temporary.rename(path)
@@ -228,9 +176,9 @@ def _put_in_place(temporary: Path, path: Path) -> None:
         # Killed between the two renames, the next writer finds the old directory aside and puts it back.
         path.rename(_aside(path))
         temporary.rename(path)
-        _sync(path.parent)
+        sync(path.parent)
         shutil.rmtree(_aside(path), ignore_errors=True)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from tprog.commit import told_plainly
+from tprog.disk import told_plainly
 from tprog.errors import TritterError, UsageError
 
 

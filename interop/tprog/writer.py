@@ -29,6 +29,8 @@ from tprog.tokenizer import tokenizer_files, write_tokenizer
 
 Check = Callable[[Path], Progressive | None]
 """Called with the finished directory before it is put in place: raises to abort, may return amended metadata."""
+Advance = Callable[[int, int], None]
+"""Told how many bytes of tensors are written, and how many there will be in all."""
 
 
 _RECORDS = ".records-{rank}.json"
@@ -46,6 +48,7 @@ def write_checkpoint(
     files: Mapping[str, bytes] | None = None,
     parts: Parts | None = None,
     check: Check | None = None,
+    advance: Advance = lambda done, total: None,
     gang: Gang | None = None,
 ) -> Path:
     """Write a `.tprog` directory; it appears at `path` complete, or not at all.
@@ -63,6 +66,7 @@ def write_checkpoint(
         parts: optimizer, Fisher information and the like: see `tprog.parts.Parts`.
         check: called with the temporary directory when all is written; raising aborts the save, and returned
             metadata replaces that of the file.
+        advance: told of every tensor that this process has written.
         gang: the processes that write it together, where there are several; each passes the same arguments.
 
     Returns:
@@ -94,10 +98,11 @@ def write_checkpoint(
     weights = sum(spec.nbytes for spec in source.specs.values())
     # Several processes divide the files among them, so that there must be as many.
     shard_size = min(shard_size, -(-weights // gang.count)) if gang.count > 1 else shard_size
-    needed = weights + parts.nbytes + sum(map(len, extra.values()))
+    total = weights + parts.nbytes
+    needed = total + sum(map(len, extra.values()))
     make = partial(new_directory, path, overwrite=overwrite, needed=needed, is_ours=is_checkpoint)
     with shared_directory(gang, path, make) as temporary:
-        save = _Save(temporary, gang)
+        save = _Save(temporary, gang, _Count(advance, total).add)
         save.tensors("weights", INDEX, source, shard_size)
         for name, part in parts.tensors.items():
             stem = TENSOR_PARTS[name]
@@ -151,6 +156,7 @@ def write_shards(
     shard_size: int,
     metadata: Mapping[str, str],
     gang: Gang | None = None,
+    written: Callable[[int], None] = lambda nbytes: None,
 ) -> dict[str, FileRecord]:
     """Write a source as `{stem}.safetensors` or as numbered files; gives lengths and hashes of those written here.
 
@@ -163,7 +169,7 @@ def write_shards(
     for number, (name, specs) in enumerate(zip(shard_names(stem, len(shards)), shards, strict=True)):
         if number % gang.count == gang.rank and failure is None:
             try:
-                records[name] = _write_shard(directory / name, specs, source, metadata)
+                records[name] = _write_shard(directory / name, specs, source, metadata, written)
                 continue
             except _UnwrittenError as error:
                 if gang.count == 1:
@@ -195,23 +201,43 @@ class _UnwrittenError(Exception):
 
 
 def _write_shard(
-    path: Path, specs: Mapping[str, TensorSpec], source: TensorSource, metadata: Mapping[str, str]
+    path: Path,
+    specs: Mapping[str, TensorSpec],
+    source: TensorSource,
+    metadata: Mapping[str, str],
+    written: Callable[[int], None],
 ) -> FileRecord:
     coming = InAdvance(source, build_header(specs, metadata)[1])
     try:
         with TensorWriter(path, specs, metadata) as writer, closing(iter(coming)) as tensors:
             for name, array in tensors:
                 writer.write(name, array)
+                written(array.nbytes)
     except OSError as error:
         raise _UnwrittenError(error, {name: specs[name] for name in coming.unasked}) from None
     return FileRecord(bytes=writer.bytes_written, sha256=writer.sha256)
 
 
+class _Count:
+    """The bytes written so far, of all files together."""
+
+    def __init__(self, advance: Advance, total: int) -> None:
+        self._advance = advance
+        self._total = total
+        self._done = 0
+
+    def add(self, nbytes: int) -> None:
+        """That many more are written."""
+        self._done += nbytes
+        self._advance(self._done, self._total)
+
+
 class _Save:
     """One save in progress: its id, and the hashes known so far."""
 
-    def __init__(self, directory: Path, gang: Gang) -> None:
+    def __init__(self, directory: Path, gang: Gang, written: Callable[[int], None]) -> None:
         self.directory = directory
+        self.written = written
         self.gang = gang
         self.save_id = gang.share(uuid.uuid4().hex)
         self.records: dict[str, FileRecord] = {}
@@ -233,7 +259,13 @@ class _Save:
             self.json(index, index_of(source, shard_size, Path(stem).name))
         metadata = {SAVE_ID: self.save_id}
         self.records |= write_shards(
-            self.directory, stem, source, shard_size=shard_size, metadata=metadata, gang=self.gang
+            self.directory,
+            stem,
+            source,
+            shard_size=shard_size,
+            metadata=metadata,
+            gang=self.gang,
+            written=self.written,
         )
 
     def exchange_records(self) -> None:

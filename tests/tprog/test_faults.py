@@ -171,7 +171,7 @@ def test_a_really_full_disk(tmp_path, monkeypatch):
         config = small_config(vocab_size=2000)
         with pytest.raises(UsageError, match="bytes free on the disk"):
             write_checkpoint(disk / "a.tprog", config, random_arrays(config))
-        monkeypatch.setattr(commit, "_check_space", lambda path, needed: None)
+        monkeypatch.setattr(commit, "require_space", lambda path, needed: None)
         with pytest.raises(UsageError, match="a full disk"):
             write_checkpoint(disk / "a.tprog", config, random_arrays(config))
         assert names(disk) == []

@@ -115,6 +115,7 @@ def expand(
             overwrite=overwrite,
             shard_size=limit,
             progress=stage,
+            advance=stage.advance,
         )
     left = [name for name in checkpoint.parts if name not in done.carried]
     result: dict[str, Any] = {

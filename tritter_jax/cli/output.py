@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -38,33 +39,90 @@ def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Console], N
         render(out())
 
 
+class Stages:
+    """What is being done: a spinner, or a bar of bytes with the time left; on no terminal, lines.
+
+    Args:
+        console: where it is shown.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._status = console.status("")
+        self._bar: Any = None
+        self._running: tuple[str, float] | None = None
+        self._told = 0
+
+    def __call__(self, name: str) -> None:
+        """The stage of that name begins."""
+        self.finish()
+        self._running = (name, time.perf_counter())
+        self._told = 0
+        self._status.update(f"{name} ...")
+        self._status.start()
+
+    def advance(self, done: int, total: int) -> None:
+        """That many bytes of the stage at hand are done."""
+        name, since = self._running or ("", time.perf_counter())
+        if not self._console.is_terminal:
+            tenths = 10 * done // max(total, 1)
+            if self._told < tenths < 10:
+                left = (time.perf_counter() - since) * (total - done) / done
+                self._console.print(f"{name}: {10 * tenths} % of {human_bytes(total)}, {left:.0f} s left")
+                self._told = tenths
+            return
+        if self._bar is None:
+            self._status.stop()
+            self._bar = _byte_bar(self._console)
+            self._bar.add_task(name, total=total)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done)
+
+    def stop(self) -> None:
+        """Show nothing any more."""
+        self._status.stop()
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def finish(self) -> None:
+        """The stage at hand is done; how long it took stays in view."""
+        self.stop()
+        if self._running is not None:
+            name, since = self._running
+            self._running = None
+            self._console.print(f"[dim]{name}: {time.perf_counter() - since:.1f} s[/dim]")
+
+
+def _byte_bar(console: Console) -> Any:
+    # Imported here, because `tritter --help` must not wait for it.
+    from rich import progress
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
 @contextmanager
-def stages() -> Iterator[Callable[[str], None]]:
-    """A spinner that names the stage at hand, with the time each took; on no terminal, a line a stage.
+def stages() -> Iterator[Stages]:
+    """The stages of a command on standard error, with the time each took.
 
     Example:
         >>> with stages() as stage:
-        ...     stage("growing")
+        ...     stage("growing"); stage.advance(1, 2)
     """
-    import time
-
-    console = err()
-    running: list[tuple[str, float]] = []
-
-    def finish() -> None:
-        if running:
-            name, since = running.pop()
-            console.print(f"[dim]{name}: {time.perf_counter() - since:.1f} s[/dim]")
-
-    with console.status("") as status:
-
-        def stage(name: str) -> None:
-            finish()
-            running.append((name, time.perf_counter()))
-            status.update(f"{name} ...")
-
-        yield stage
-        finish()
+    shown = Stages(err())
+    try:
+        yield shown
+        shown.finish()
+    finally:
+        shown.stop()
 
 
 def print_error(error: TritterError) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tprog import ModelConfig, UsageError, config_to_json
-from tprog.commit import told_plainly
+from tprog.disk import told_plainly
 from tprog.jsonio import write_json
 from tprog.layout import CheckpointName
 from tprog.reader import open_checkpoint

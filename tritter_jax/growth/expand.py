@@ -7,11 +7,13 @@ from typing import Any
 
 from tprog import ModelConfig, size_label
 from tprog.commit import refuse_taken
+from tprog.disk import require_space
 from tprog.huggingface import kept_files
 from tprog.parts import MINIMAL_FISHER
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
-from tprog.writer import SHARD_SIZE, write_checkpoint
+from tprog.unchanged import Unchanged
+from tprog.writer import SHARD_SIZE, Advance, write_checkpoint
 
 from tritter_jax.growth.carry import grown_parts
 from tritter_jax.growth.compare import check_source
@@ -54,6 +56,7 @@ def expand(
     overwrite: bool = False,
     shard_size: int = SHARD_SIZE,
     progress: Progress = lambda stage: None,
+    advance: Advance = lambda done, total: None,
     **choices: Any,
 ) -> Expanded:
     """Grow a checkpoint into a larger one, and write it only if it keeps what its plan promises.
@@ -71,6 +74,7 @@ def expand(
         overwrite: whether an existing checkpoint may be replaced.
         shard_size: largest weights file in bytes.
         progress: told each stage's name as it begins.
+        advance: told how many bytes of the result are written, and how many there will be.
         **choices: `depth`, `positions`, `layers`, `width`, `split`, `noise`, `noise_everywhere`, `allow_inexact`,
             `seed`, as for `make_plan`; none beside a plan.
 
@@ -78,10 +82,11 @@ def expand(
         GrowthError: the growth cannot be planned, the plan is for another model, or the optimizer's state cannot be
             moved.
         VerificationError: the plan said exact, and the result is not.
-        FormatError: the source is not a model.
-        UsageError: the destination is taken, or cannot be written.
+        FormatError: the source is not a model, or changed while it was read.
+        UsageError: the destination is taken, cannot be written, or its disk is too small.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
+    unchanged = Unchanged.of(checkpoint.path)
     refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
     if isinstance(target, Plan):
         check_source(target.source, checkpoint.config)
@@ -89,6 +94,9 @@ def expand(
     else:
         plan = make_plan(checkpoint.config, target, scores=stored_scores(checkpoint), **choices)
     parts = grown_parts(checkpoint, plan, optimizer=optimizer, fisher=fisher)
+    tensors = grown_tensors(checkpoint, plan)
+    # Before the source is run, which may take minutes; the writer asks again.
+    require_space(Path(destination).expanduser(), parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values()))
     moved = {name: how for name, how in (("optimizer", optimizer), ("fisher", fisher)) if name in checkpoint.parts}
     tokens = sample_tokens(checkpoint.config, seed=plan.seed)
     widest = max((spec.dtype.name for spec in checkpoint.specs.values()), key=lambda name: name == "float64")
@@ -102,6 +110,7 @@ def expand(
         measured: list[Drift] = []
 
         def check(written: Path) -> Progressive | None:
+            unchanged.require()
             if before is None:
                 return None
             progress("running the result")
@@ -114,13 +123,14 @@ def expand(
                 drift = replace(drift, before_rounding=measure_drift(before, unrounded).max_relative)
             measured.append(drift)
             measured[0].check(plan.guarantee, where=f"{destination}")
+            unchanged.require()
             return grown_metadata(checkpoint.progressive, plan, measured[0], moved)
 
         progress("growing and writing")
         path = write_checkpoint(
             destination,
             plan.target,
-            grown_tensors(checkpoint, plan),
+            tensors,
             progressive=grown_metadata(checkpoint.progressive, plan, None, moved),
             shard_size=shard_size,
             overwrite=overwrite,
@@ -128,6 +138,7 @@ def expand(
             files=kept_files(checkpoint),
             parts=parts,
             check=check,
+            advance=advance,
         )
     return Expanded(path=path, plan=plan, drift=measured[0] if measured else None, carried=parts.given)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tprog import FormatError, UsageError, config_to_json
-from tprog.commit import told_plainly
+from tprog.disk import told_plainly
 
 from tritter_jax.data import TrainBatches
 from tritter_jax.train.checkpoint import RunCheckpoints

@@ -1,0 +1,80 @@
+"""What a disk may refuse, told plainly: too little room, no access, a path that is taken by a file."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tprog.errors import UsageError
+
+_SPARE = 16 << 20
+_NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+def require_space(path: Path, needed: int) -> None:
+    """Refuse to begin what the disk has no room for.
+
+    Args:
+        path: what will be written; neither it nor its parents need exist.
+        needed: bytes that will be written.
+
+    Raises:
+        UsageError: fewer are free.
+
+    Example:
+        >>> require_space(Path("/nowhere/x.tprog"), 1 << 60)
+        Traceback (most recent call last):
+        tprog.errors.UsageError: /nowhere/x.tprog: expected ... free on the disk, got ...
+    """
+    there = next((parent for parent in path.absolute().parents if parent.is_dir()), None)
+    free = needed + _SPARE if there is None else shutil.disk_usage(there).free
+    if needed + _SPARE > free:
+        raise UsageError(
+            path, expected=f"{needed + _SPARE:,} bytes free on the disk", got=f"{free:,}",
+            remedy="Free space, or choose another disk.",
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def told_plainly(path: Path) -> Iterator[None]:
+    """A context in which a full or closed disk is an error that says so.
+
+    Raises:
+        UsageError: in place of an `OSError` that the person at the keyboard can mend.
+    """
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            path, expected="a path for a new directory", got=str(error), remedy="Choose another path."
+        ) from None
+    except OSError as error:
+        if error.errno in _NO_SPACE:
+            raise UsageError(
+                path, expected="room on the disk", got="a full disk", remedy="Free space, or choose another disk."
+            ) from None
+        if error.errno in _NO_ACCESS:
+            raise UsageError(
+                path, expected="a place that can be written", got=str(error), remedy="Choose another path."
+            ) from None
+        raise
+
+
+def sync_tree(directory: Path) -> None:
+    """Bring a directory and everything in it to the disk."""
+    for root, _, files in os.walk(directory):
+        for name in files:
+            sync(Path(root, name))
+        sync(Path(root))
+
+
+def sync(path: Path) -> None:
+    """Bring a file or a directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""What a user sees while a checkpoint grows: a bar of bytes with the time left, or lines off a terminal."""
+
+import io
+import re
+
+from rich.console import Console
+
+from tritter_jax.cli.output import Stages
+
+
+def shown(*, terminal: bool) -> str:
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=100, color_system=None)
+    stage = Stages(console)
+    stage("growing")
+    for done in range(0, 1001, 10):
+        stage.advance(done * 10**6, 10**9)
+    stage("checking")
+    stage.finish()
+    return console.file.getvalue()
+
+
+def test_off_a_terminal_each_tenth_is_a_line():
+    lines = shown(terminal=False).splitlines()
+    told = [line for line in lines if "% of 1 GB" in line]
+    assert [int(re.search(r"(\d+) %", line)[1]) for line in told] == list(range(10, 100, 10))
+    assert all("s left" in line for line in told)
+    assert [line.partition(":")[0] for line in lines if line not in told] == ["growing", "checking"]
+    assert "\x1b" not in "".join(lines)
+
+
+def test_on_a_terminal_there_is_a_bar_with_bytes_and_time_left():
+    text = shown(terminal=True)
+    assert re.search(r"growing .*\d+\.\d/1\.0 GB", text)
+    assert re.search(r"\d:\d\d:\d\d", text)
+    assert "% of" not in text
