@@ -57,26 +57,40 @@ def new_directory(
     made = _make_parents(path)
     committed = False
     try:
-        with told_plainly(path), _lock(path):
-            _recover(path)
+        with only_writer(path) as temporary:
             refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
             require_space(path, needed)
-            temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
-            try:
-                temporary.mkdir()
-                yield temporary
-                sync_tree(temporary)
-                # The destination may have come into being meanwhile, by the hand of someone who takes no lock.
-                refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
-                _put_in_place(temporary, path)
-                committed = True
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            yield temporary
+            sync_tree(temporary)
+            # The destination may have come into being meanwhile, by the hand of someone who takes no lock.
+            refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
+            _put_in_place(temporary, path)
+            committed = True
     finally:
         if not committed:
             for parent in made:
                 with contextlib.suppress(OSError):
                     parent.rmdir()
+
+
+@contextlib.contextmanager
+def only_writer(path: Path) -> Iterator[Path]:
+    """A context that keeps other writers out of a directory, and gives a temporary one's name, removed at the end.
+
+    Args:
+        path: the directory, resolved.
+
+    Raises:
+        UsageError: somebody else is writing it, or the disk is full or not writable.
+    """
+    with told_plainly(path), _lock(path):
+        _recover(path)
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make_parents(path: Path) -> list[Path]:

@@ -23,6 +23,7 @@ Count = Annotated[int, Field(ge=0)]
 Size = Annotated[int, Field(ge=1)]
 # Bounds on lists keep a hostile file from turning into millions of findings.
 Layers = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=65_536)]
+ByLayer = Annotated[list[float], Field(max_length=65_536)]
 
 
 _MOST_FILES = 16_384
@@ -89,21 +90,38 @@ class Expansion(_Record):
 
 
 class RecommendedExpansion(_Record):
-    """The growth that is advised next."""
+    """The growth that is advised next, and why."""
 
     next_size: str
     target_hidden_size: Size | None = None
     target_num_layers: Size | None = None
+    target_num_heads: Size | None = None
+    target_num_kv_heads: Size | None = None
+    target_head_dim: Size | None = None
+    target_intermediate_size: Size | None = None
     method: str | None = None
     layer_duplication_indices: Layers | None = None
+    reason: str | None = None
 
 
 class LayerAnalysis(_Record):
-    """What is known of each layer's worth."""
+    """What is known of each layer's worth, and what it was measured on: `steps` tells which state of the model.
 
-    importance_scores: Annotated[list[float], Field(max_length=65_536)] | None = None
+    `residual_norms` has one number more than there are layers: the last is behind the last layer.
+    """
+
+    importance_scores: ByLayer | None = None
     expendable_layers: Layers | None = None
     critical_layers: Layers | None = None
+    method: str | None = None
+    data: str | None = None
+    tokens: Count | None = None
+    steps: Count | None = None
+    loss: float | None = None
+    loss_when_skipped: ByLayer | None = None
+    block_influence: ByLayer | None = None
+    residual_norms: ByLayer | None = None
+    fisher_mass: ByLayer | None = None
 
 
 class EWCConfig(_Record):

@@ -89,6 +89,24 @@ def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig
     return replace(target, dtype=check_dtype(dtype) or source.dtype)
 
 
+def output_file(path: Path) -> Path:
+    """A file that is to be written, refused before any work is done for it.
+
+    Raises:
+        UsageError: it is a directory, its directory does not exist, or it cannot be written.
+    """
+    got = None
+    if path.is_dir():
+        got = "a directory"
+    elif not path.parent.is_dir():
+        got = f"{path.parent}, which is no directory"
+    elif not os.access(path if path.exists() else path.parent, os.W_OK):
+        got = "one that is read-only"
+    if got is not None:
+        raise UsageError(path, expected="a file that can be written", got=got, remedy="Choose another path.")
+    return path
+
+
 def check_dtype(dtype: str | None) -> str | None:
     """A dtype's name, checked; the short forms bf16, fp16, fp32, fp64 are understood.
 

@@ -10,6 +10,7 @@ from tprog import TritterError, VerificationError
 
 from tritter_jax import __version__
 from tritter_jax.cli import (
+    analyze,
     convert,
     demo,
     diff,
@@ -44,6 +45,7 @@ app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("generate")(evaluate.generate)
 app.command("fisher")(fisher.fisher)
+app.command("analyze")(analyze.analyze)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
 

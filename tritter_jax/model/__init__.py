@@ -3,5 +3,16 @@
 from tritter_jax.model.by_layer import logits_by_layer
 from tritter_jax.model.decoder import Decoder, Params, abstract_params, apply, init_params
 from tritter_jax.model.generate import generate
+from tritter_jax.model.stages import Stages, stages
 
-__all__ = ["Decoder", "Params", "abstract_params", "apply", "generate", "init_params", "logits_by_layer"]
+__all__ = [
+    "Decoder",
+    "Params",
+    "Stages",
+    "abstract_params",
+    "apply",
+    "generate",
+    "init_params",
+    "logits_by_layer",
+    "stages",
+]

@@ -18,7 +18,7 @@ from tprog.params import nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.model.layers import Block, matmul, rms_norm
-from tritter_jax.model.rope import rotation
+from tritter_jax.model.rope import Rotation, rotation
 from tritter_jax.model.table_module import TableModule, initial_value
 from tritter_jax.sharding import gather_columns, split_batch
 
@@ -79,14 +79,7 @@ class Decoder(TableModule):
             attention_mask: non-zero where a token is real; padding, at either end, is not attended to.
             positions: positions for the rotary embedding; 0, 1, 2, ... when None.
         """
-        config = self.config
-        embed = self.embed[...]
-        # Rows cut by columns would have to be turned into whole rows of a cut batch, for which XLA copies the batch.
-        x = split_batch(jnp.take(gather_columns(embed), tokens, axis=0)).astype(self.dtype or embed.dtype)
-        if positions is None:
-            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-        turn = rotation(config, positions, x.dtype)
-        mask = visible_keys(tokens, attention_mask, config.sliding_window)
+        x, turn, mask = self.begin(tokens, attention_mask, positions)
         graph, stacked = nnx.split(self.layers)
 
         def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
@@ -96,8 +89,27 @@ class Decoder(TableModule):
         policies = jax.checkpoint_policies
         kept = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
         x, _ = jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x, stacked)
-        x = rms_norm(x, self.norm[...], config.norm_eps)
-        output = embed.T if config.tie_embeddings else self.lm_head[...]
+        return self.finish(x)
+
+    def begin(
+        self,
+        tokens: Int[Array, "b s"],
+        attention_mask: Shaped[Array, "b s"] | None = None,
+        positions: Int[Array, "b s"] | None = None,
+    ) -> tuple[Float[Array, "b s d"], Rotation, Bool[Array, "b 1 s s"]]:
+        """What the first layer takes: the embedded tokens, the rotation of each position, and who sees whom."""
+        embed = self.embed[...]
+        # Rows cut by columns would have to be turned into whole rows of a cut batch, for which XLA copies the batch.
+        x = split_batch(jnp.take(gather_columns(embed), tokens, axis=0)).astype(self.dtype or embed.dtype)
+        if positions is None:
+            positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+        turn = rotation(self.config, positions, x.dtype)
+        return x, turn, visible_keys(tokens, attention_mask, self.config.sliding_window)
+
+    def finish(self, x: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
+        """Logits from what the last layer gives."""
+        x = rms_norm(x, self.norm[...], self.config.norm_eps)
+        output = self.embed[...].T if self.config.tie_embeddings else self.lm_head[...]
         return matmul(x, output.astype(x.dtype))
 
 

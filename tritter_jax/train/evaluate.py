@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import tprog.flax
 from tprog.reader import Checkpoint
 
-from tritter_jax.data import byte_tokenizer, eval_batches, load_tokenizer, open_corpus, tokenize
+from tritter_jax.data import EvalBatches, byte_tokenizer, eval_batches, load_tokenizer, open_corpus, tokenize
 from tritter_jax.sharding import MeshShape, make_mesh
 from tritter_jax.train.step import compile_eval_step
 
@@ -60,13 +60,13 @@ def evaluate(
     Raises:
         UsageError: the corpus is empty or has a token id beyond the model's vocabulary.
     """
-    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
-    tokens = tokenize(open_corpus(data), tokenizer, cache=cache)
-    batches = eval_batches(
-        tokens.everything if everything else tokens.held_out,
+    batches = batches_of(
+        checkpoint,
+        data,
         batch_size=batch_size,
-        sequence_length=min(sequence_length, checkpoint.config.max_position_embeddings - 1),
-        vocab_size=checkpoint.config.vocab_size,
+        sequence_length=sequence_length,
+        everything=everything,
+        cache=cache,
     )
     mesh = make_mesh(MeshShape())
     step = compile_eval_step(mesh, checkpoint.config, dtype=dtype)
@@ -78,4 +78,28 @@ def evaluate(
             nll, scored = nll + float(sums.nll), scored + float(sums.tokens)
     return Evaluation(
         data=data, loss=nll / scored, tokens=int(scored), bits_per_byte=nll / math.log(2) / max(batches.bytes, 1)
+    )
+
+
+def batches_of(
+    checkpoint: Checkpoint,
+    data: str,
+    *,
+    batch_size: int,
+    sequence_length: int,
+    everything: bool = False,
+    cache: str | Path | None = None,
+) -> EvalBatches:
+    """A corpus' held-out documents (or all of them) as a checkpoint reads them; arguments as for `evaluate`.
+
+    Raises:
+        UsageError: as `evaluate`.
+    """
+    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
+    tokens = tokenize(open_corpus(data), tokenizer, cache=cache)
+    return eval_batches(
+        tokens.everything if everything else tokens.held_out,
+        batch_size=batch_size,
+        sequence_length=min(sequence_length, checkpoint.config.max_position_embeddings - 1),
+        vocab_size=checkpoint.config.vocab_size,
     )
