@@ -7,8 +7,9 @@ and see the same batch, so that the losses tell whether they do the same work. E
 take turns, round by round, and wait for each other. The first round, in which things are compiled, does not count.
 Processor seconds tell more than the clock's where others use the machine.
 
-Then: how long the step takes to compile for 48 layers against 6; the share of a run's time spent waiting for data;
-and on an accelerator the share of its peak that a step of a 1B model makes use of.
+Then: the same step without and with each form of the EWC penalty; how long the step takes to compile for 48 layers
+against 6; the share of a run's time spent waiting for data; and on an accelerator the share of its peak that a step of
+a 1B model makes use of. `--only` gives one of these tables.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,43 +68,55 @@ def windows(model: Any, batch: int, length: int) -> Any:
     return np.random.default_rng(0).integers(0, model.vocab_size, (batch, length + 1)).astype(np.int32)
 
 
-def jax_program(model: Any, dtype: str) -> tuple[Any, Any, Any]:
-    """The jitted step as a run compiles it, its abstract state, and the optimizer."""
+STRENGTH = 1e3
+"""Of the penalty; what a step costs does not depend on it."""
+
+
+def jax_program(model: Any, dtype: str, form: str | None = None) -> tuple[Any, Any, Any]:
+    """The jitted step as a run compiles it, its abstract state, and the optimizer; with a form of the penalty."""
     import jax
     import optax
 
     from tritter_jax.model import abstract_params
     from tritter_jax.sharding import MeshShape, make_mesh
-    from tritter_jax.train.config import OptimizerSection
+    from tritter_jax.train.config import EwcSection, OptimizerSection
     from tritter_jax.train.optimizer import make_optimizer
     from tritter_jax.train.state import new_state
     from tritter_jax.train.step import compile_train_step
 
-    optimizer = make_optimizer(OptimizerSection(), optax.constant_schedule(RATE), model)
+    ewc = EwcSection(lambda_=STRENGTH, form=form) if form else EwcSection()
+    optimizer = make_optimizer(OptimizerSection(), optax.constant_schedule(RATE), model, ewc)
     mesh = make_mesh(MeshShape())
     jax.set_mesh(mesh)
     abstract = jax.eval_shape(lambda params: new_state(params, optimizer, 0), abstract_params(model))
-    return compile_train_step(abstract, mesh, model, optimizer, dtype=dtype), abstract, optimizer
+    program = compile_train_step(abstract, mesh, model, optimizer, dtype=dtype, strength=ewc.lambda_)
+    return program, abstract, optimizer
 
 
-def jax_step(directory: Path, options: Options) -> Step:
+def jax_step(directory: Path, options: Options, form: str | None = None) -> Step:
     import jax
     import tprog.flax
 
+    from tritter_jax.continual import remember
     from tritter_jax.sharding import MeshShape, batch_sharding, make_mesh
-    from tritter_jax.train.state import new_state, state_shardings
+    from tritter_jax.train.state import memory_shardings, new_state, state_shardings
 
     params = tprog.flax.load(directory / "model.tprog")
     model, dtype = (billion(), "bfloat16") if options.accelerator else (config(), "float32")
-    program, abstract, optimizer = jax_program(model, dtype)
+    program, abstract, optimizer = jax_program(model, dtype, form)
     mesh = make_mesh(MeshShape())
     # Placed as a run places it: the step would be compiled once more for what it gives back otherwise.
     state = jax.device_put(new_state(params, optimizer, 0), state_shardings(optimizer, abstract, model, mesh))
     batch = jax.device_put(windows(model, options.batch, options.length), batch_sharding(mesh))
+    held = ()
+    if form:
+        anchor = tprog.flax.load(directory / "model.tprog")  # the state's own parameters are given away
+        memory = remember(jax.tree.map(lambda leaf: leaf * leaf, anchor), anchor)
+        held = (jax.device_put(memory, memory_shardings(model, mesh)),)
 
     def step() -> float:
         nonlocal state
-        state, metrics = program(state, batch)
+        state, metrics = program(state, batch, *held)
         jax.block_until_ready(state)
         return float(metrics["loss"])
 
@@ -144,6 +158,10 @@ def torch_step(directory: Path, options: Options) -> Step:
 
 
 STEPS: dict[str, Callable[[Path, Options], Step]] = {"tritter_jax": jax_step, "transformers + torch": torch_step}
+PENALTIES: dict[str, Callable[[Path, Options], Step]] = {
+    "no penalty": jax_step,
+    **{form: partial(jax_step, form=form) for form in ("proximal", "gradient", "loss")},
+}
 
 
 def take_turns(step: Step, steps: int) -> None:
@@ -255,7 +273,11 @@ def duel(names: list[str], directory: Path, options: Options) -> dict[str, list[
 
 
 def command(row: str, directory: Path, options: Options) -> list[str]:
-    kept = {name: value for name, value in vars(options).items() if name not in ("row", "directory", "accelerator")}
+    kept = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("row", "directory", "accelerator", "only")
+    }
     arguments = [word for name, value in kept.items() for word in (f"--{name}", str(value))]
     arguments += ["--accelerator"] if options.accelerator else []
     return [
@@ -296,6 +318,20 @@ def speed_rows(directory: Path, options: Options) -> None:
     print(f"| times as fast | {best:.2f} | {wall:.2f} | {best_processor:.2f} | {processor:.2f} | |\n", flush=True)
 
 
+def penalty_rows(directory: Path, options: Options) -> None:
+    child("make", directory, options)
+    found = duel(list(PENALTIES), directory, options)
+    print("| EWC penalty in a step | processor seconds, best | median | against none, best | median | allowed |")
+    print("|---|---|---|---|---|---|")
+    against: tuple[float, float] | None = None
+    for name, (_, *rounds) in found.items():
+        seconds = [each["processor"] for each in rounds]
+        best, median = min(seconds), statistics.median(seconds)
+        against = against or (best, median)
+        print(f"| {name} | {best:.3f} | {median:.3f} | {best / against[0]:.3f} | {median / against[1]:.3f} | 1.05 |")
+    print(flush=True)
+
+
 def other_rows(directory: Path, options: Options) -> None:
     print("| | measured | allowed |\n|---|---|---|")
     seconds = child("compile", directory, options)
@@ -327,6 +363,9 @@ def utilisation_rows(directory: Path, options: Options) -> None:
         print(f"| {name} | {speed:.0f} | {tera:.1f} | {'unknown' if peak is None else f'{tera / peak:.1%}'} |")
 
 
+TABLES = {"speed": speed_rows, "penalty": penalty_rows, "others": other_rows, "accelerator": utilisation_rows}
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -337,6 +376,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2)
     parser.add_argument("--compilations", type=int, default=2)
     parser.add_argument("--directory", type=Path, help="for models and tokens; a temporary one when left out")
+    parser.add_argument("--only", choices=list(TABLES), help="one of the tables")
     parser.add_argument("--accelerator", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--row", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -347,8 +387,9 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     with tempfile.TemporaryDirectory() as temporary:
         directory = options.directory or Path(temporary)
+        chosen = [TABLES[options.only]] if options.only else list(TABLES.values())
         print(f"{options.cores} cores, {options.rounds} rounds of {options.steps} steps, taken in turn", flush=True)
-        for number, rows in enumerate((speed_rows, other_rows, utilisation_rows)):
+        for number, rows in enumerate(chosen):
             place = directory / str(number)
             place.mkdir(parents=True)
             rows(place, options)
@@ -356,8 +397,8 @@ def main() -> None:
 
 def run_row(options: Options) -> None:
     """One row, in this process."""
-    if options.row in STEPS:
-        take_turns(STEPS[options.row](options.directory, options), options.steps)
+    if options.row in STEPS | PENALTIES:
+        take_turns((STEPS | PENALTIES)[options.row](options.directory, options), options.steps)
     elif options.row == "make":
         make_model(options.directory, options)
         print("null")

@@ -22,10 +22,10 @@ def test_the_configuration_is_valid_and_its_defaults_are_the_true_ones():
     shown = tomllib.loads(text)
     chosen = RunConfig.parse(shown)
     differing = {"model.size", "data.train", "training.compute_dtype", "mesh.data"}
-    default = RunConfig()
+    found, default = (each.model_dump(by_alias=True) for each in (chosen, RunConfig()))
     for section, fields in shown.items():
         for name in fields:
-            same = getattr(getattr(chosen, section), name) == getattr(getattr(default, section), name)
+            same = found[section][name] == default[section][name]
             assert same != (f"{section}.{name}" in differing), f"{section}.{name}"
 
 

@@ -14,8 +14,9 @@ from tprog.flax_state import load_optimizer
 from tprog.reader import open_checkpoint
 
 from tritter_jax.train import loop
-from tritter_jax.train.config import RunConfig
+from tritter_jax.train.config import RunConfig, ScheduleSection
 from tritter_jax.train.metrics import read_metrics
+from tritter_jax.train.optimizer import SCHEDULES, make_schedule
 from tritter_jax.train.setup import prepare
 from tritter_jax.train.step import train_step
 
@@ -216,6 +217,12 @@ def test_bfloat16_computes_over_float32_masters(settings):
     done = loop.train(prepare(chosen))
     assert open_checkpoint(done.checkpoint).config.dtype == "float32"
     assert losses(chosen)[-1] < losses(chosen)[0]
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_warm_up_of_no_steps_begins_at_the_peak(name):
+    """The constant rate was 0 for ever."""
+    assert make_schedule(ScheduleSection(name=name, warmup=0), 0.5, 100)(0) == 0.5
 
 
 def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):

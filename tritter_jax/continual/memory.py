@@ -70,16 +70,12 @@ def remember(fisher: Any, anchor: Any) -> Memory:
           - w has shape [2], expected [3]
     """
     check_fit(fisher, anchor, where="fisher", like="the anchor")
-    findings = []
-    for path, leaf in _named(fisher).items():
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            findings.append(f"fisher {path} has values that are not finite")
-        elif bool(jnp.any(leaf < 0)):
-            findings.append(f"fisher {path} has negative values, the least {float(jnp.min(leaf)):.3g}")
+    least, finite = _judged(fisher, anchor)
+    findings = [f"{tree} {path} has values that are not finite" for (tree, path), all_ in finite.items() if not all_]
     findings += [
-        f"anchor {path} has values that are not finite"
-        for path, leaf in _named(anchor).items()
-        if not bool(jnp.all(jnp.isfinite(leaf)))
+        f"fisher {path} has negative values, the least {float(value):.3g}"
+        for path, value in least.items()
+        if value < 0
     ]
     if findings:
         raise VerificationError(
@@ -184,6 +180,16 @@ def check_strength(strength: float) -> None:
     """
     if not (math.isfinite(strength) and strength >= 0):
         raise UsageError("lambda", expected="a finite number, 0 or more", got=strength, remedy="0 switches it off.")
+
+
+@jax.jit
+def _judged(fisher: Any, anchor: Any) -> tuple[dict[str, Array], dict[tuple[str, str], Array]]:
+    """The least value of each Fisher tensor, and whether each tensor is finite: of arrays on any devices."""
+    trees = {"fisher": _named(fisher), "anchor": _named(anchor)}
+    finite = {
+        (tree, path): jnp.all(jnp.isfinite(leaf)) for tree, leaves in trees.items() for path, leaf in leaves.items()
+    }
+    return {path: jnp.min(leaf) for path, leaf in trees["fisher"].items()}, finite
 
 
 def _named(tree: Any) -> dict[str, Any]:

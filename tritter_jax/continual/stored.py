@@ -4,7 +4,7 @@ ewc/fisher.safetensors  ewc/old_params.safetensors  progressive.json: ewc_config
 """
 
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from tprog import FormatError, ModelConfig, UsageError, VerificationError, hf_tensors
@@ -12,6 +12,7 @@ from tprog.flax_load import Shardings, load_tree
 from tprog.layout import PROGRESSIVE, TENSOR_PARTS
 from tprog.parts import read_tensors
 from tprog.schema import Progressive
+from tprog.source import TensorSource
 
 from tritter_jax.continual.fisher import UNIT
 from tritter_jax.continual.memory import Memory, remember
@@ -63,11 +64,9 @@ def stored_memory(holder: Holder, *, shardings: Shardings | None = None) -> Memo
         >>> bool((memory.fisher["norm"] == params["norm"] ** 2).all()), float(memory.constant)
         (True, 0.0)
     """
-    fisher = _tree(holder, "fisher", shardings)
-    constant = _checked_constant(holder)
-    anchor = _tree(holder, "old_params", shardings)
+    fisher, constant, anchor = _tensors(holder, "fisher"), _checked_constant(holder), _tensors(holder, "old_params")
     try:
-        memory = remember(fisher, anchor)
+        memory = remember(*(load_tree(found, holder.config, shardings=shardings) for found in (fisher, anchor)))
     except VerificationError as error:
         raise FormatError(
             holder.path / TENSOR_PARTS["fisher"], expected=error.expected, got=error.got,
@@ -76,7 +75,19 @@ def stored_memory(holder: Holder, *, shardings: Shardings | None = None) -> Memo
     return memory._replace(constant=jnp.asarray(constant, memory.constant.dtype))
 
 
-def _tree(holder: Holder, part: str, shardings: Shardings | None) -> dict[str, Any]:
+def check_stored(holder: Holder) -> None:
+    """What `stored_memory` checks, but for the values, of which none is read.
+
+    Raises:
+        UsageError: no Fisher information, or no anchor, is stored.
+        FormatError: it is of another model, of another save or of another unit, or lacks parameters.
+    """
+    _tensors(holder, "fisher")
+    _checked_constant(holder)
+    _tensors(holder, "old_params")
+
+
+def _tensors(holder: Holder, part: str) -> TensorSource:
     found = read_tensors(holder.path, part, holder.config, holder.progressive)
     if found is None:
         raise UsageError(
@@ -89,7 +100,7 @@ def _tree(holder: Holder, part: str, shardings: Shardings | None) -> dict[str, A
             holder.path / TENSOR_PARTS[part], expected=f"every parameter of this {holder.config.family} model",
             got=f"{len(missing)} that it lacks", remedy="Measure it anew with `tritter fisher`:", findings=missing,
         )  # fmt: skip
-    return load_tree(found, holder.config, shardings=shardings)
+    return found
 
 
 def _checked_constant(holder: Holder) -> float:

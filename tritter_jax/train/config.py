@@ -1,7 +1,6 @@
 """The run configuration: a TOML file, every field of which the command line can override."""
 
 import difflib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from tprog import UsageError
+
+from tritter_jax.train.toml import override, toml_value
 
 
 def _axis(size: int) -> int:
@@ -23,7 +24,8 @@ Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Axis = Annotated[int, AfterValidator(_axis)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
-
+STRONGEST = 1e30
+"""Largest lambda: far from where float32 ends, far beyond what holds a weight where it is."""
 IN_RUN = "run:"
 """Begins a path that lies in the run directory."""
 
@@ -88,6 +90,18 @@ class TrainingSection(_Section):
     seed: Seed = 0
 
 
+class EwcSection(_Section):
+    """Elastic weight consolidation: holds on to what the checkpoint that is gone on from has Fisher information of.
+
+    `lambda` weighs the penalty, 0 for none; `form` is a key of `tritter_jax.continual.FORMS`.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    lambda_: Annotated[Rate, Field(alias="lambda", le=STRONGEST)] = 0.0
+    form: str = "proximal"
+
+
 class MeshSection(_Section):
     """Devices along each mesh axis, and changes to the sharding rules (`none` for no axis).
 
@@ -125,6 +139,7 @@ class RunConfig(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     training: TrainingSection = TrainingSection()
+    ewc: EwcSection = EwcSection()
     mesh: MeshSection = MeshSection()
     output: OutputSection = OutputSection()
 
@@ -161,8 +176,8 @@ class RunConfig(_Section):
         Raises:
             UsageError: as for `load`.
         """
-        for override in overrides:
-            data = _override(data, override)
+        for change in overrides:
+            data = override(data, change)
         for section, values in (fields or {}).items():
             inner = data.get(section)
             data = data | {section: (inner if isinstance(inner, dict) else {}) | dict(values)}
@@ -183,7 +198,7 @@ class RunConfig(_Section):
         left_out = {
             "model": {"size", "config", "checkpoint"}, "data": {"tokenizer", "cache"}, "output": {"directory"}
         }  # fmt: skip
-        return self.model_dump(mode="json", exclude_none=True, exclude=left_out)
+        return self.model_dump(mode="json", exclude_none=True, by_alias=True, exclude=left_out)
 
     def path(self, text: str) -> Path:
         """A path of the configuration; one that begins with `run:` lies in the run directory."""
@@ -199,44 +214,14 @@ class RunConfig(_Section):
     def to_toml(self) -> str:
         """The configuration with every field spelled out, as TOML that `load` reads back."""
         lines: list[str] = []
-        for section, fields in self.model_dump(exclude_none=True).items():
+        for section, fields in self.model_dump(exclude_none=True, by_alias=True).items():
             tables = {name: value for name, value in fields.items() if isinstance(value, dict)}
             lines += [f"[{section}]"]
-            lines += [f"{name} = {_toml(value)}" for name, value in fields.items() if name not in tables]
+            lines += [f"{name} = {toml_value(value)}" for name, value in fields.items() if name not in tables]
             for name, table in tables.items():
-                lines += [f"[{section}.{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+                lines += [f"[{section}.{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
             lines.append("")
         return "\n".join(lines)
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | list):
-        # JSON's strings and lists of strings are TOML's as well, but for one control character.
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
-
-
-def _override(data: dict[str, Any], text: str) -> dict[str, Any]:
-    name, equals, value = text.partition("=")
-    path = name.strip().split(".")
-    if not equals or len(path) < 2:
-        raise UsageError(
-            "--set", expected="section.field=value", got=repr(text), remedy="For example: --set training.steps=50"
-        )
-    try:
-        parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value.strip()
-    result = dict(data)
-    node = result
-    for key in path[:-1]:
-        inner = node.get(key)
-        node[key] = dict(inner) if isinstance(inner, dict) else {}
-        node = node[key]
-    node[path[-1]] = parsed
-    return result
 
 
 def _finding(problem: Any) -> str:
@@ -244,6 +229,7 @@ def _finding(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         section = RunConfig.model_fields.get(str(problem["loc"][0]))
         kind: Any = section.annotation if section is not None and len(problem["loc"]) > 1 else RunConfig
-        near = difflib.get_close_matches(str(problem["loc"][-1]), kind.model_fields, n=1)
+        names = [field.alias or name for name, field in kind.model_fields.items()]
+        near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
         return f"{place} is no field" + (f"; did you mean {near[0]}?" if near else "")
     return f"{place}: {problem['msg']}, got {problem['input']!r}"

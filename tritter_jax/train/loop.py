@@ -11,9 +11,11 @@ import jax
 import numpy as np
 from tprog import VerificationError
 
+from tritter_jax.continual import Memory
 from tritter_jax.data import TrainBatches, eval_batches, train_batches
 from tritter_jax.sharding import batch_sharding
 from tritter_jax.train.checkpoint import RunCheckpoints
+from tritter_jax.train.ewc import load_memory
 from tritter_jax.train.interrupt import preemption
 from tritter_jax.train.metrics import MetricsLog, plot_loss, read_metrics
 from tritter_jax.train.processes import any_process, batch_part, is_first
@@ -104,19 +106,21 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         evaluate = _evaluator(run) if settings.output.eval_interval else None
         checkpoints = open_run(run, say)
         try:
+            start = open_start(directory)
+            memory = load_memory(run, start, say)
             state, place = resume(run, checkpoints, batches, say)
             course = _Course(tokens_seen=place["tokens_seen"], best_loss=place["best_loss"])
             with (
                 jax.set_mesh(run.mesh),
                 MetricsLog(directory if is_first() else None, since=int(state.step)) as log,
             ):
-                state, stopped = _steps(run, state, course, batches, checkpoints, evaluate, log, report)
+                state, stopped = _steps(run, state, memory, course, batches, checkpoints, evaluate, log, report)
         finally:
             checkpoints.close()
     finally:
         batches.close()
     place = place_of(run, batches, course.tokens_seen, course.best_loss)
-    path = save_tprog(directory, settings, open_start(directory), state, place)
+    path = save_tprog(directory, settings, start, state, place)
     if is_first():
         plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
     if stopped == NOT_FINITE:
@@ -141,6 +145,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
 def _steps(
     run: Run,
     state: TrainState,
+    memory: Memory | None,
     course: _Course,
     batches: TrainBatches,
     checkpoints: RunCheckpoints,
@@ -155,6 +160,7 @@ def _steps(
         run.config,
         run.optimizer,
         rules=run.rules,
+        strength=settings.ewc.lambda_,
         accumulate=settings.training.accumulate,
         dtype=run.dtype,
         remat=settings.training.remat,
@@ -169,6 +175,7 @@ def _steps(
     def save(loss: float | None = None) -> None:
         checkpoints.save(step, state, place_of(run, batches, course.tokens_seen, course.best_loss), loss)
 
+    held = () if memory is None else (memory,)
     finite: Any = True
     any_asked = any_process(run.mesh)
     with preemption() as preempted:
@@ -177,7 +184,7 @@ def _steps(
             batch = next(batches)
             waited += time.perf_counter() - asked
             windows = jax.make_array_from_process_local_data(rows, batch.tokens, whole)
-            state, metrics = step_function(state, windows)
+            state, metrics = step_function(state, windows, *held)
             step += 1
             course.tokens_seen += tokens_a_step
             log_now = step % settings.output.log_interval == 0 or step == last
@@ -204,7 +211,7 @@ def _steps(
                     step,
                     {
                         "loss": loss,
-                        "grad_norm": float(metrics["grad_norm"]),
+                        **{name: float(metrics[name]) for name in ("grad_norm", "penalty") if name in metrics},
                         "learning_rate": float(np.asarray(run.schedule(step - 1))),
                         "tokens_seen": course.tokens_seen,
                         "tokens_per_second": speed,

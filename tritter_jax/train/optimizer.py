@@ -7,7 +7,10 @@ import optax
 from tprog import ModelConfig, ParamSpec, UsageError, param_specs
 from tprog.params import nest
 
-from tritter_jax.train.config import OptimizerSection, ScheduleSection
+from tritter_jax.continual import FORMS, Chain
+from tritter_jax.train.config import EwcSection, OptimizerSection, ScheduleSection
+
+NO_PENALTY = EwcSection()
 
 
 def decayed(config: ModelConfig) -> dict[str, Any]:
@@ -79,7 +82,10 @@ def _wsd(section: ScheduleSection, peak: float, steps: int) -> optax.Schedule:
 
 
 def _constant(section: ScheduleSection, peak: float, steps: int) -> optax.Schedule:
-    return optax.warmup_constant_schedule(0.0, peak, section.warmup)
+    # optax takes a warm-up of no steps for one that never ends.
+    return (
+        optax.warmup_constant_schedule(0.0, peak, section.warmup) if section.warmup else optax.constant_schedule(peak)
+    )
 
 
 SCHEDULES: dict[str, Callable[[ScheduleSection, float, int], optax.Schedule]] = {
@@ -100,15 +106,26 @@ def make_schedule(section: ScheduleSection, peak: float, steps: int) -> optax.Sc
 
 
 def make_optimizer(
-    section: OptimizerSection, schedule: optax.Schedule, config: ModelConfig
+    section: OptimizerSection, schedule: optax.Schedule, config: ModelConfig, ewc: EwcSection = NO_PENALTY
 ) -> optax.GradientTransformation:
     """The optimizer, with clipping of the global norm before it.
 
+    Args:
+        section: which one.
+        schedule: learning rate by step.
+        config: the model.
+        ewc: the penalty for leaving what earlier tasks need; with a lambda above 0, `update` takes `memory`.
+
     Raises:
-        UsageError: there is no optimizer of that name.
+        UsageError: there is no optimizer or form of the penalty of that name.
     """
     made = _row("optimizer.name", section.name, OPTIMIZERS)(section, schedule, config)
-    return optax.chain(optax.clip_by_global_norm(section.clip), made) if section.clip else made
+    form = _row("ewc.form", ewc.form, FORMS)
+    if not ewc.lambda_:
+        return optax.chain(optax.clip_by_global_norm(section.clip), made) if section.clip else made
+    clip = optax.clip_by_global_norm(section.clip) if section.clip else optax.identity()
+    chain = Chain(clip=clip, optimizer=made, rate=schedule, beta2=section.beta2, eps=section.eps)
+    return form.join(chain, ewc.lambda_)
 
 
 def _row(field: str, name: str, rows: dict[str, Any]) -> Any:

@@ -64,6 +64,9 @@ def write_state(
     if history:
         since = tokens_seen - (known.get("tokens_seen") or 0)
         history[-1]["tokens_after"] = history[-1].get("tokens_after", 0) + since
+    ewc = {} if before.ewc_config is None else before.ewc_config.to_json()
+    if settings.ewc.lambda_:
+        ewc |= {"lambda": settings.ewc.lambda_, "form": settings.ewc.form}
     parts = replace(
         start.parts(),
         optimizer=optimizer_tensors(state.opt_state, start.config),
@@ -80,7 +83,9 @@ def write_state(
         path,
         start.config,
         tprog.flax.to_tensors(state.params, start.config),
-        progressive=before.with_fields(training_progress=progress, expansion_history=history, manifest=None),
+        progressive=before.with_fields(
+            training_progress=progress, expansion_history=history, ewc_config=ewc or None, manifest=None
+        ),
         tokenizer_from=start.tokenizer,
         files=start.files,
         parts=parts,

@@ -21,8 +21,10 @@ from tritter_jax.data.vocabulary import BYTES
 from tritter_jax.model import init_params
 from tritter_jax.sharding import DEFAULT_RULES, MESH_AXES, MeshShape, Rules, make_mesh
 from tritter_jax.train.config import MeshSection, RunConfig
+from tritter_jax.train.kept import check_kept
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
 from tritter_jax.train.processes import batch_part, spread
+from tritter_jax.train.start import Start, has_start, open_start
 from tritter_jax.train.state import TrainState, new_state, state_shardings
 
 Progress = Callable[[int, int], None]
@@ -116,7 +118,8 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     mesh = make_mesh(shape)
     batch_part(mesh)  # raises where a process would have nothing to do
     schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
-    optimizer = make_optimizer(settings.optimizer, schedule, config)
+    optimizer = make_optimizer(settings.optimizer, schedule, config, settings.ewc)
+    check_kept(settings, _past(settings, origin))
     cache = settings.path(settings.data.cache) if settings.data.cache else None
     corpus = open_corpora([settings.data.train] if isinstance(settings.data.train, str) else settings.data.train)
     tokens = tokenize(corpus, tokenizer, held_out=settings.data.held_out, cache=cache, progress=progress)
@@ -152,6 +155,11 @@ def _model(settings: RunConfig) -> tuple[Checkpoint | None, ModelConfig]:
     path = settings.path(section.config or "")
     config, beside = load_config(path), path.parent / PROGRESSIVE
     return None, as_family(config, read_progressive(beside).model_family) if beside.is_file() else config
+
+
+def _past(settings: RunConfig, origin: Checkpoint | None) -> Checkpoint | Start | None:
+    """What the model brought along: an exported run has it in its own directory alone."""
+    return open_start(settings.directory) if origin is None and has_start(settings.directory) else origin
 
 
 def _tokenizer(settings: RunConfig, origin: Checkpoint | None) -> Tokenizer:

@@ -103,6 +103,11 @@ def write_start(
         copy_companions(origin.path, temporary, training=False)
 
 
+def has_start(run_directory: Path) -> bool:
+    """Whether a run directory has a `start`."""
+    return (run_directory / START).is_dir()
+
+
 def open_start(run_directory: Path) -> Start:
     """Open a run directory's `start`.
 
@@ -110,7 +115,7 @@ def open_start(run_directory: Path) -> Start:
         FormatError: there is none, or it is broken.
     """
     path = run_directory / START
-    if not path.is_dir():
+    if not has_start(run_directory):
         raise FormatError(
             run_directory, expected=f"a run directory with a folder {START}", got="none",
             remedy="Give the directory of a run of `tritter train`.",

@@ -1,6 +1,6 @@
 """What training carries from step to step."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import optax
 from jax.sharding import Mesh
 from tprog import ModelConfig
 
+from tritter_jax.continual import Memory
 from tritter_jax.growth import MOMENTS, Plan, grow, grow_optimizer
 from tritter_jax.sharding import DEFAULT_RULES, Rules, param_shardings, replicated
 
@@ -88,3 +89,13 @@ def state_shardings(
         is_leaf=lambda node: isinstance(node, optax.MaskedNode),
     )
     return TrainState(params, opt_state, whole, whole)
+
+
+def memory_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Memory:
+    """A memory of shardings: Fisher information and anchor lie as the parameters do.
+
+    Raises:
+        UsageError: the mesh does not divide the model.
+    """
+    params, constant = param_shardings(config, mesh, rules), cast(Any, replicated(mesh))
+    return Memory(params, params, constant)

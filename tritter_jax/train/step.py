@@ -11,10 +11,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Shaped
 from tprog import ModelConfig
 
+from tritter_jax.continual import Memory, penalty
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model import apply
 from tritter_jax.sharding import DEFAULT_RULES, Rules, batch_sharding, param_shardings, replicated
-from tritter_jax.train.state import TrainState, state_shardings
+from tritter_jax.train.state import TrainState, memory_shardings, state_shardings
 
 Metrics = dict[str, Float[Array, ""] | Bool[Array, ""]]
 
@@ -57,9 +58,11 @@ def token_nll(
 def train_step(
     state: TrainState,
     windows: Int[Array, "b s1"],
+    memory: Memory | None = None,
     *,
     config: ModelConfig,
     optimizer: optax.GradientTransformation,
+    strength: float = 0.0,
     accumulate: int = 1,
     dtype: str | None = None,
     remat: bool = False,
@@ -69,14 +72,17 @@ def train_step(
     Args:
         state: what came out of the last step.
         windows: token ids [B, S + 1]; `accumulate` divides B.
+        memory: what to hold on to of earlier tasks, for an optimizer that takes it.
         config: the model.
         optimizer: an optax chain.
+        strength: lambda, for `penalty` among the numbers.
         accumulate: number of parts whose gradients are summed one after the other, to save memory.
         dtype: dtype of the computation; masters and moments keep theirs.
         remat: recompute layers in the backward pass.
 
     Returns:
-        The next state, and `loss` (mean nats a token), `grad_norm`, `finite`.
+        The next state, and `loss` (mean nats a token), `grad_norm`, both of the task alone, `finite`, and, with a
+        memory, `penalty`.
     """
 
     def loss(params: Any, part: Int[Array, "b s1"]) -> Float[Array, ""]:
@@ -97,21 +103,22 @@ def train_step(
         value, gradients = jax.tree.map(lambda leaf: leaf / jnp.asarray(accumulate, leaf.dtype), total)
 
     norm = optax.tree.norm(gradients)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    metrics = {"loss": value, "grad_norm": norm}
+    if memory is not None:
+        metrics["penalty"] = penalty(state.params, memory, strength)
+    finite = jnp.all(jnp.stack([jnp.isfinite(number) for number in metrics.values()]))
+    held = {} if memory is None else {"memory": memory}
 
     def update(state: TrainState) -> TrainState:
         with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+            updates, opt_state = optimizer.update(gradients, state.opt_state, state.params, **held)
         return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1, state.key)
 
-    return jax.lax.cond(finite, update, lambda same: same, state), {
-        "loss": value,
-        "grad_norm": norm,
-        "finite": finite,
-    }
+    return jax.lax.cond(finite, update, lambda same: same, state), metrics | {"finite": finite}
 
 
-TrainStep = Callable[[TrainState, Any], tuple[TrainState, Metrics]]
+TrainStep = Callable[..., tuple[TrainState, Metrics]]
+"""From a state, a batch, and a memory where there is one, to the next state and numbers."""
 
 
 def compile_train_step(
@@ -121,17 +128,19 @@ def compile_train_step(
     optimizer: optax.GradientTransformation,
     *,
     rules: Rules = DEFAULT_RULES,
+    strength: float = 0.0,
     **options: Any,
 ) -> TrainStep:
-    """`train_step` jitted over a mesh, the state sharded by the rules and donated.
+    """`train_step` jitted over a mesh, the state sharded by the rules and donated; a `strength` wants a memory.
 
     Raises:
         UsageError: the mesh does not divide the model.
     """
     state = state_shardings(optimizer, abstract, config, mesh, rules)
+    held = (memory_shardings(config, mesh, rules),) if strength else ()
     return jax.jit(
-        partial(train_step, config=config, optimizer=optimizer, **options),
-        in_shardings=(state, batch_sharding(mesh)),
+        partial(train_step, config=config, optimizer=optimizer, strength=strength, **options),
+        in_shardings=(state, batch_sharding(mesh), *held),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
     )
