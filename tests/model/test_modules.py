@@ -12,7 +12,7 @@ from tests.model.variants import FULL, VARIANTS
 from tests.support import odd_config, params_of, relative_difference, torch_model
 from tritter_jax.model import Decoder
 from tritter_jax.model.decoder import visible_keys
-from tritter_jax.model.layers import attend, rms_norm
+from tritter_jax.model.layers import attend, attend_causally, rms_norm
 from tritter_jax.model.rope import inverse_wavelengths, rotation
 
 MODULE = 1e-5
@@ -114,6 +114,27 @@ def test_attention_in_float64_is_float64_throughout(heads, kv_heads):
     got = attend(*map(jnp.asarray, (q, k, v, mask)))
     assert got.dtype == jnp.float64
     assert relative_difference(got, expected) < 1e-14
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("length", [64, 150, 600])
+def test_causal_attention_in_blocks_is_attention(length):
+    """The last block is shorter, some keys are padding, and some are out of a query's window."""
+    rng = np.random.default_rng(0)
+    q, k, v = (jnp.asarray(rng.standard_normal((2, length, n, 4))) for n in (4, 2, 2))
+    keep = np.ones((2, length), np.int32)
+    keep[0, -9:] = 0
+    mask = visible_keys(jnp.zeros((2, length), jnp.int32), jnp.asarray(keep), 40)
+
+    def both(attention, mask):
+        return jax.value_and_grad(lambda *qkv: jnp.sum(jnp.square(attention(*qkv, mask))), (0, 1, 2))(q, k, v)
+
+    expected, got = both(attend, mask), both(attend_causally, mask)
+    for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        assert relative_difference(ours, theirs) < 1e-13
+    if length > 64:  # with later keys in view the blocks are no longer the whole
+        everything = jnp.ones_like(mask)
+        assert relative_difference(both(attend_causally, everything)[0], both(attend, everything)[0]) > 1e-3
 
 
 def test_every_family_has_a_full_variant():

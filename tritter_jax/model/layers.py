@@ -17,6 +17,9 @@ from tritter_jax.model.rope import Rotation, rotate
 from tritter_jax.model.table_module import TableModule
 from tritter_jax.model.ternary import quantize_activations, quantize_weight
 
+_LEAST_QUERIES = 64
+_MOST_BLOCKS = 8  # each is compiled for itself
+
 
 def rms_norm(x: Float[Array, "... d"], gain: Float[Array, " d"], eps: float) -> Float[Array, "... d"]:
     """Root-mean-square normalisation over the last axis, at least in float32 inside, in `x.dtype` outside.
@@ -86,6 +89,26 @@ def attend(
     return y_BNRK.reshape(q_BNGSK.shape).transpose(0, 3, 1, 2, 4).reshape(batch, length, heads, width)
 
 
+def attend_causally(
+    q_BSHK: Float[Array, "b s h k"],
+    k_BSNK: Float[Array, "b s n k"],
+    v_BSNK: Float[Array, "b s n k"],
+    mask: Bool[Array, "b 1 s s"],
+) -> Float[Array, "b s h k"]:
+    """`attend` where no query may see a later key: block by block of queries, each with the keys up to its own end.
+
+    Nearly half of the scores are then never computed, and on a processor those of a block fit into its caches.
+    """
+    length = q_BSHK.shape[1]
+    block = max(_LEAST_QUERIES, -(-length // _MOST_BLOCKS))
+    ends = [min(start + block, length) for start in range(0, length, block)]
+    parts = [
+        attend(q_BSHK[:, start:end], k_BSNK[:, :end], v_BSNK[:, :end], mask[:, :, start:end, :end])
+        for start, end in zip((0, *ends), ends, strict=False)
+    ]
+    return jnp.concatenate(parts, axis=1)
+
+
 KeysValues = tuple[Float[Array, "b _ n k"], Float[Array, "b _ n k"]]
 """Keys and values of some positions, each [B, T, N, K]."""
 Store = Callable[[KeysValues], KeysValues]
@@ -106,7 +129,10 @@ class Attention(TableModule):
         mask: Bool[Array, "b 1 s t"],
         store: Store = _only_these,
     ) -> Float[Array, "b s d"]:
-        """Attend to what `store` gives; `mask` is true where a query (third axis) may see a key (fourth)."""
+        """Attend to what `store` gives; `mask` is true where a query (third axis) may see a key (fourth).
+
+        Without a `store` the keys are those of the queries' own positions, and the mask shows none of a later one.
+        """
         config, ternary = self.config, bool(self.config.ternary)
         q_BSHK = project(x, self.query[...], self.optional("query_bias"), ternary=ternary)
         k_BTNK = project(x, self.key[...], self.optional("key_bias"), ternary=ternary)
@@ -116,8 +142,8 @@ class Attention(TableModule):
         if (gain := self.optional("key_norm")) is not None:
             k_BTNK = rms_norm(k_BTNK, gain, config.norm_eps)
         q_BSHK, k_BTNK = rotate(q_BSHK, rotation), rotate(k_BTNK, rotation)
-        k_BTNK, v_BTNK = store((k_BTNK, v_BTNK))
-        y_BSHK = attend(q_BSHK, k_BTNK, v_BTNK, mask)
+        attention = attend_causally if store is _only_these else attend
+        y_BSHK = attention(q_BSHK, *store((k_BTNK, v_BTNK)), mask)
         if (gain := self.optional("sub_norm")) is not None:
             flat = y_BSHK.reshape(*y_BSHK.shape[:2], -1)
             y_BSHK = rms_norm(flat, gain.reshape(-1), config.norm_eps).reshape(y_BSHK.shape)
