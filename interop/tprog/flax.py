@@ -10,9 +10,8 @@ import numpy as np
 from tprog.blockcopy import Recycled
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
-from tprog.errors import FormatError
 from tprog.flax_host import layer_on_host, processes
-from tprog.flax_load import Shardings, load_tree
+from tprog.flax_load import Shardings, load_tree, require_whole
 from tprog.params import check_tree, flatten, hf_tensors
 from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
@@ -132,7 +131,13 @@ def save(
     return write_checkpoint(path, config, to_tensors(params, config), parts=parts, gang=processes(), **options)
 
 
-def load_part(path: str | Path | Checkpoint, part: str, *, dtype: str | np.dtype | None = None) -> Params:
+def load_part(
+    path: str | Path | Checkpoint,
+    part: str,
+    *,
+    dtype: str | np.dtype | None = None,
+    shardings: Shardings | None = None,
+) -> Params:
     """A checkpoint's `fisher` or `old_params` as a tree like its parameters.
 
     Raises:
@@ -141,10 +146,5 @@ def load_part(path: str | Path | Checkpoint, part: str, *, dtype: str | np.dtype
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
     tensors = checkpoint.part(part)
-    missing = [tensor.name for tensor in hf_tensors(checkpoint.config) if tensor.name not in tensors.location]
-    if missing:
-        raise FormatError(
-            checkpoint.path, expected=f"the {part} of every parameter", got=f"{len(missing)} that it lacks",
-            remedy="Read it by name with `tprog.numpy.load_part`:", findings=missing,
-        )  # fmt: skip
-    return load_tree(tensors, checkpoint.config, dtype=dtype)
+    require_whole(tensors, checkpoint.config, what=part, where=checkpoint.path)
+    return load_tree(tensors, checkpoint.config, dtype=dtype, shardings=shardings)

@@ -10,8 +10,8 @@ import numpy as np
 from tprog.blockcopy import aligned_empty, copy_into, run_all
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
-from tprog.errors import ParameterError, UsageError
-from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, nest, param_specs
+from tprog.errors import FormatError, ParameterError, UsageError
+from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, mismatches, nest, param_specs
 from tprog.source import TensorSource
 from tprog.weights import InFiles
 
@@ -52,6 +52,21 @@ def load_tree(
         else:
             tree[spec.path] = jax.make_array_from_callback(spec.shape, sharding, _once(read))
     return nest(tree)
+
+
+def require_whole(source: TensorSource, config: ModelConfig, *, what: str, where: object) -> None:
+    """Refuse a set of tensors that lacks some of the model's, or has them in other shapes.
+
+    Raises:
+        FormatError: it does; each is listed.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in hf_tensors(config)}
+    findings = mismatches(shapes, {name: spec.shape for name, spec in source.specs.items() if name in shapes})
+    if findings:
+        raise FormatError(
+            where, expected=f"the {what} of every parameter", got=f"{len(findings)} that it lacks",
+            remedy="Make it anew, or read it by name with `tprog.numpy`:", findings=findings,
+        )  # fmt: skip
 
 
 def _read(

@@ -128,8 +128,8 @@ class EWCConfig(_Record):
     """Elastic weight consolidation: whether it is on, how strong, and what the Fisher information was measured on.
 
     `estimator` and `draws` tell how it was measured, `tokens` over how many, `data` on what; `unit` what a value is
-    divided by, without which `lambda` means nothing; `constant` is what the penalty of several tasks is at the
-    anchor, without lambda / 2.
+    divided by, without which `lambda` means nothing; `tasks` how several were joined, and `constant` what their
+    penalty is at the anchor, without lambda / 2.
     """
 
     enabled: bool = False
@@ -140,6 +140,7 @@ class EWCConfig(_Record):
     draws: Size | None = None
     tokens: Count | None = None
     data: str | None = None
+    tasks: str | None = None
     constant: Annotated[float, Field(ge=0)] | None = None
 
 

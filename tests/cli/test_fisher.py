@@ -24,7 +24,8 @@ def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, 
     assert outcome.json["path"] == model
     assert (outcome.json["samples"], outcome.json["tokens"]) == (10, 160)
     assert 0 < outcome.json["relative_change"] < 1
-    assert "change" in outcome.err
+    lines = [line for line in outcome.err.splitlines() if "change" in line]
+    assert [line.split(",")[0] for line in lines] == ["4 of 10 rows", "8 of 10 rows", "10 of 10 rows"]
     found = open_checkpoint(model)
     assert set(found.parts) >= {"fisher", "old_params"}
     said = found.progressive.to_json()["ewc_config"]
@@ -42,7 +43,9 @@ def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, 
 
 
 def test_a_new_checkpoint_in_bfloat16_leaves_the_old_one_alone(tritter, model):
-    outcome = tritter("fisher", model, *OPTIONS, "--estimator", "empirical", "--dtype", "bf16", "--out", "b.tprog")
+    spread = ("--mesh", "data=2,fsdp=2,rules.vocab=none")
+    narrow = ("--dtype", "bf16", "--compute-dtype", "bf16")
+    outcome = tritter("fisher", model, *OPTIONS, "--estimator", "empirical", *narrow, *spread, "--out", "b.tprog")
     assert outcome.code == 0, outcome.err
     assert "empirical Fisher information over 10 rows, 160 tokens" in outcome.out
     assert not {"fisher", "old_params"} & set(open_checkpoint(model).parts)
@@ -55,5 +58,11 @@ def test_what_cannot_be_measured_is_told_in_a_paragraph(tritter, model):
     assert "--samples: expected at most" in tritter("fisher", model, *ask, 10_000_000).error
     assert "expected one of sampled, empirical" in tritter("fisher", model, *OPTIONS, "--estimator", "batched").error
     assert "expected one of float32, bfloat16" in tritter("fisher", model, *OPTIONS, "--dtype", "fp16").error
+    assert "mesh.date is no field; did you mean data?" in tritter("fisher", model, *OPTIONS, "--mesh", "date=2").error
+    assert "vocab has length 257" in tritter("fisher", model, *OPTIONS, "--mesh", "tensor=2").error
+    assert (
+        "--batch-size: expected a multiple of 8, as data x fsdp, got 4"
+        in tritter("fisher", model, *OPTIONS, "--mesh", "data=8").error
+    )
     assert "draws" in tritter("fisher", model, *OPTIONS, "--draws", 0).error
     assert "fisher" not in open_checkpoint(model).parts

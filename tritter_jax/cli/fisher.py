@@ -1,13 +1,18 @@
 """tritter fisher: what a model needs to keep what it knows, measured on the data that it knows."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from tritter_jax.cli.arguments import MAX_SEED, check_dtype, source_path
 from tritter_jax.cli.output import JsonOption, emit, err
+
+if TYPE_CHECKING:
+    from tritter_jax.continual import Progress
 
 
 def fisher(
@@ -22,39 +27,52 @@ def fisher(
     batch_size: Annotated[int, typer.Option(help="Rows at a time.", min=1)] = 8,
     sequence_length: Annotated[int, typer.Option(help="Tokens scored in a row.", min=1)] = 256,
     dtype: Annotated[str, typer.Option(help="Stored as float32 or bfloat16.")] = "float32",
+    compute_dtype: Annotated[
+        str | None, typer.Option(help="Computed in bfloat16 or float32; as the weights are without.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the checkpoint remembers tasks already: separate (keep all), online (the old ones fade by "
+            "--gamma), or single (keep this one only)."
+        ),
+    ] = None,
+    gamma: Annotated[float, typer.Option(help="What online multiplies the old information with.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of rows and draws.", min=0, max=MAX_SEED)] = 0,
+    mesh: Annotated[
+        str | None,
+        typer.Option(
+            help="Devices along data, fsdp and tensor, as under [mesh]: data=-1, or fsdp=2,tensor=2,rules.vocab=none."
+        ),
+    ] = None,
+    distributed: Annotated[
+        bool, typer.Option("--distributed", help="Join the other processes of this job, as `tritter train` does.")
+    ] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Throw away what was measured before an interruption.")
+    ] = False,
+    save_every: Annotated[float, typer.Option(help="Seconds between saves of what was measured.", min=0)] = 60.0,
     json: JsonOption = False,
 ) -> None:
     """Measure the diagonal of the Fisher information, for elastic weight consolidation, and store it with its anchor.
 
+    After an interruption the same command goes on where it was.
+
     Example: tritter fisher runs/run/tritter-52M-200.tprog --data builtin:prose --samples 1000
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from tprog.commit import refuse_taken
-    from tprog.reader import is_checkpoint, open_checkpoint
+    from tprog.reader import open_checkpoint
 
-    from tritter_jax.continual import Progress
+    from tritter_jax.sharding import make_mesh
+    from tritter_jax.train.config import RunConfig
     from tritter_jax.train.fisher import measure_fisher
+    from tritter_jax.train.processes import is_first, start_processes
+    from tritter_jax.train.setup import mesh_rules, mesh_shape
 
-    checkpoint = open_checkpoint(source_path(path))
-    if out is not None:
-        refuse_taken(out, overwrite=False, is_ours=is_checkpoint, source=checkpoint.path)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=err()) as bars:
-        task = bars.add_task("compiling", total=samples, note="")
-
-        def report(at: Progress) -> None:
-            bars.update(task, description="measuring", completed=at.rows, note=f"change {at.change:.2e}")
-
+    axes = RunConfig.parse({}, [f"mesh.{axis}" for axis in (mesh or "").split(",") if axis], where="--mesh").mesh
+    start_processes(distributed=distributed)
+    with progress(samples, shown=is_first()) as (report, say):
         done = measure_fisher(
-            checkpoint,
+            open_checkpoint(source_path(path)),
             data,
             out,
             samples=samples,
@@ -64,8 +82,18 @@ def fisher(
             sequence_length=sequence_length,
             seed=seed,
             stored=check_dtype(dtype) or dtype,
+            compute=check_dtype(compute_dtype),
+            tasks=tasks,
+            gamma=gamma,
+            mesh=make_mesh(mesh_shape(axes)),
+            rules=mesh_rules(axes),
+            restart=restart,
+            save_every=save_every,
             report=report,
+            say=say,
         )
+    if not is_first():
+        return
     result: dict[str, Any] = {
         "path": str(done.path),
         "samples": done.samples,
@@ -82,3 +110,35 @@ def fisher(
         console.print(f"wrote {done.path}", markup=False)
 
     emit(result, json, render)
+
+
+@contextmanager
+def progress(samples: int, *, shown: bool) -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]]]:
+    """How far the measuring is, as a bar; on no terminal, a line a tenth. Gives what to tell, and what to say."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    console = err()
+    tenth = 0
+    with Bars(*columns, console=console, disable=not (shown and console.is_terminal)) as bars:
+        task = bars.add_task("compiling", total=samples, note="")
+
+        def report(at: "Progress") -> None:
+            nonlocal tenth
+            bars.update(task, description="measuring", completed=at.rows, note=f"change {at.change:.2e}")
+            if shown and not console.is_terminal and at.rows * 10 // samples > tenth:
+                tenth = at.rows * 10 // samples
+                console.print(f"{at.rows:,} of {samples:,} rows, change {at.change:.2e}")
+
+        def say(text: str) -> None:
+            if shown:
+                console.print(text, markup=False)
+
+        yield report, say

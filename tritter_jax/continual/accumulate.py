@@ -52,11 +52,21 @@ def mean_fisher(total: FisherSum) -> Any:
     Raises:
         UsageError: no token was seen.
     """
+    require_tokens(total)
+    return jax.tree.map(lambda leaf: leaf / total.tokens.astype(leaf.dtype), total.squares)
+
+
+def require_tokens(total: FisherSum) -> FisherSum:
+    """The same, where anything was measured.
+
+    Raises:
+        UsageError: no token was seen.
+    """
     if not int(total.tokens):
         raise UsageError(
             "fisher", expected="at least one token that counts", got="none", remedy="Give data that are not empty.",
         )  # fmt: skip
-    return jax.tree.map(lambda leaf: leaf / total.tokens.astype(leaf.dtype), total.squares)
+    return total
 
 
 Step = Callable[[FisherSum, Any, Labelled, PRNGKeyArray, Int[Array, ""]], tuple[FisherSum, Seen]]

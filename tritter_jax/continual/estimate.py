@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from tprog import UsageError, VerificationError
 
-from tritter_jax.continual.accumulate import FisherSum, compile_step, mean_fisher, new_sum
+from tritter_jax.continual.accumulate import FisherSum, compile_step, new_sum, require_tokens
 from tritter_jax.continual.fisher import ESTIMATORS, batch_shards
 from tritter_jax.continual.likelihood import Labelled, LogitsOf
 from tritter_jax.sharding import BATCH_AXES
@@ -17,10 +17,17 @@ from tritter_jax.sharding import BATCH_AXES
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far the measuring is; `change` is the relative change of the estimate in L1, in the end about 1/batches."""
+    """How far the measuring is.
+
+    Args:
+        rows: number of rows so far.
+        change: relative change of the estimate by the last batch, in L1; in the end about 1 / batches.
+        total: what was measured so far, to be saved; the next batch frees it.
+    """
 
     rows: int
     change: float
+    total: FisherSum
 
 
 def estimate_fisher(
@@ -48,7 +55,7 @@ def estimate_fisher(
         seed: of the draws; a batch's follow from it and the batch's number alone.
         mesh: the devices; `params` lie on it already.
         begun: an earlier measurement to go on with; it is freed. `batches` then begin after those it has seen.
-        report: told after every batch.
+        report: told after every batch; what it raises ends the measuring.
 
     Returns:
         What was measured; `mean_fisher` of it is the estimate.
@@ -60,6 +67,7 @@ def estimate_fisher(
 
     Example:
         >>> import tprog
+        >>> from tritter_jax.continual.accumulate import mean_fisher
         >>> from tritter_jax.continual.likelihood import language_logits, windows_batch
         >>> from tritter_jax.model import init_params
         >>> config = tprog.ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
@@ -96,13 +104,12 @@ def estimate_fisher(
                     remedy="Look at the weights and at that batch, or compute in float32.",
                 )  # fmt: skip
             shown = int(seen.rows)
-            report(Progress(rows=shown, change=float(seen.change)))
+            report(Progress(rows=shown, change=float(seen.change), total=total))
     if samples is not None and shown < samples:
         raise UsageError(
             "samples", expected=f"{samples} rows of data", got=f"{shown}", remedy="Give more data, or ask for fewer.",
         )  # fmt: skip
-    mean_fisher(total)  # raises where nothing was measured
-    return total
+    return require_tokens(total)
 
 
 _NO_MESH = AbstractMesh((), ())

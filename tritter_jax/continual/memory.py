@@ -108,8 +108,7 @@ def join(old: Memory | None, new: Memory, *, rule: str = "separate", gamma: floa
         raise UsageError(
             "tasks", expected=f"one of {', '.join(TASKS)}", got=repr(rule), remedy="Choose one of those."
         )
-    if not 0 <= gamma <= 1:
-        raise UsageError("gamma", expected="a number from 0 to 1", got=gamma, remedy="1 forgets nothing.")
+    check_gamma(gamma)
     if old is None:
         return new
     check_fit(new.fisher, old.fisher, where="fisher", like="that of the tasks before")
@@ -180,6 +179,16 @@ def check_strength(strength: float) -> None:
     """
     if not (math.isfinite(strength) and strength >= 0):
         raise UsageError("lambda", expected="a finite number, 0 or more", got=strength, remedy="0 switches it off.")
+
+
+def check_gamma(gamma: float) -> None:
+    """Refuse a gamma that would let the old importance grow, or is no number.
+
+    Raises:
+        UsageError: it is.
+    """
+    if not 0 <= gamma <= 1:
+        raise UsageError("gamma", expected="a number from 0 to 1", got=gamma, remedy="1 forgets nothing.")
 
 
 @jax.jit

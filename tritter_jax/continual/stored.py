@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
-from tprog import FormatError, ModelConfig, UsageError, VerificationError, hf_tensors
-from tprog.flax_load import Shardings, load_tree
+from tprog import FormatError, ModelConfig, UsageError, VerificationError
+from tprog.flax_load import Shardings, load_tree, require_whole
 from tprog.layout import PROGRESSIVE, TENSOR_PARTS
 from tprog.parts import read_tensors
 from tprog.schema import Progressive
@@ -94,12 +94,7 @@ def _tensors(holder: Holder, part: str) -> TensorSource:
             holder.path, expected=f"{TENSOR_PARTS[part]}.safetensors, for elastic weight consolidation", got="none",
             remedy="Measure it first: tritter fisher CHECKPOINT --data WHAT-IT-KNOWS.",
         )  # fmt: skip
-    missing = [tensor.name for tensor in hf_tensors(holder.config) if tensor.name not in found.specs]
-    if missing:
-        raise FormatError(
-            holder.path / TENSOR_PARTS[part], expected=f"every parameter of this {holder.config.family} model",
-            got=f"{len(missing)} that it lacks", remedy="Measure it anew with `tritter fisher`:", findings=missing,
-        )  # fmt: skip
+    require_whole(found, holder.config, what=part, where=holder.path / TENSOR_PARTS[part])
     return found
 
 

@@ -8,21 +8,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import tprog.flax
+from jax.sharding import Mesh
 from tprog import UsageError
+from tprog.commit import refuse_taken
+from tprog.flax_host import processes
 from tprog.huggingface import kept_files
-from tprog.reader import Checkpoint
+from tprog.reader import Checkpoint, is_checkpoint
 from tprog.writer import write_checkpoint
 
 from tritter_jax.continual import (
     ESTIMATORS,
+    TASKS,
     UNIT,
+    Memory,
     Progress,
     estimate_fisher,
+    join,
     language_logits,
     mean_fisher,
+    remember,
+    stored_memory,
     windows_batch,
 )
-from tritter_jax.data import byte_tokenizer, load_tokenizer, open_corpus, tokenize, train_batches
+from tritter_jax.continual.fisher import batch_shards
+from tritter_jax.continual.memory import check_gamma
+from tritter_jax.continual.stored import check_stored
+from tritter_jax.data import TrainBatches, byte_tokenizer, load_tokenizer, open_corpus, tokenize, train_batches
+from tritter_jax.sharding import DEFAULT_RULES, MeshShape, Rules, make_mesh, param_shardings
+from tritter_jax.train.interrupt import preemption
+from tritter_jax.train.measuring import Keeper, Measuring
+from tritter_jax.train.processes import all_or_none, batch_part
 
 STORED = ("float32", "bfloat16")
 """Dtypes that Fisher information is stored in."""
@@ -60,10 +75,20 @@ def measure_fisher(
     seed: int = 0,
     stored: str = "float32",
     compute: str | None = None,
+    tasks: str | None = None,
+    gamma: float = 1.0,
+    mesh: Mesh | None = None,
+    rules: Rules = DEFAULT_RULES,
+    restart: bool = False,
+    save_every: float = 60.0,
     cache: str | Path | None = None,
     report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Measured:
     """Measure a checkpoint's Fisher information on a corpus, and write it with the weights as the anchor.
+
+    What was measured is kept beside the destination now and then, and when a signal asks for an end; the same call
+    then goes on from there. All processes of a job call it.
 
     Args:
         checkpoint: the model, with its tokenizer; bytes where it has none.
@@ -77,54 +102,81 @@ def measure_fisher(
         seed: of rows and draws.
         stored: dtype of the Fisher information in the file, one of `STORED`.
         compute: dtype of the computation; that of the weights when None.
+        tasks: how it joins what the checkpoint already remembers, a key of `tritter_jax.continual.TASKS`; must be
+            given where there is such.
+        gamma: what the rule `online` multiplies the old Fisher information with.
+        mesh: the devices; the first one when None.
+        rules: logical axis to mesh axis.
+        restart: whether a measurement that was begun is thrown away.
+        save_every: seconds between two times that it is kept.
         cache: where token files are kept.
         report: told after every batch.
+        say: told where it goes on, or cannot.
 
     Raises:
-        UsageError: the corpus has fewer rows than asked for, an option is none that there is, or the destination is
-            taken.
+        UsageError: the corpus has fewer rows than asked for, an option is none that there is, the destination is
+            taken, or what was kept there is of another command.
+        FormatError: what the checkpoint remembers, or what was kept, is broken.
         VerificationError: a batch gave NaN or infinity.
+        KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; what was measured is kept.
     """
-    if stored not in STORED:
-        raise UsageError("--dtype", expected=f"one of {', '.join(STORED)}", got=stored, remedy="Choose one of those.")
+    mesh = make_mesh(MeshShape()) if mesh is None else mesh
+    path = (checkpoint.path if destination is None else Path(destination)).expanduser().resolve()
     config = checkpoint.config
-    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
     length = min(sequence_length, config.max_position_embeddings - 1)
-    batches = train_batches(
-        tokenize(open_corpus(data), tokenizer, cache=cache),
-        batch_size=batch_size,
-        sequence_length=length,
-        seed=seed,
-        vocab_size=config.vocab_size,
-    )
+    shardings = param_shardings(config, mesh, rules)
+
+    def prepare() -> TrainBatches:
+        for option, value, known in (("--dtype", stored, STORED), ("--estimator", estimator, ESTIMATORS)):
+            if value not in known:
+                raise UsageError(
+                    option, expected=f"one of {', '.join(known)}", got=repr(value), remedy="Choose one of those."
+                )
+        new = destination is not None
+        refuse_taken(path, overwrite=not new, is_ours=is_checkpoint, source=checkpoint.path if new else None)
+        _check_tasks(checkpoint, tasks, gamma)
+        return _rows(checkpoint, data, mesh, samples, batch_size, length, seed, cache)
+
+    batches = all_or_none(prepare)
+    command = {
+        "model": _identity(checkpoint), "data": batches.get_state()["data"], "samples": samples, "draws": draws,
+        "estimator": estimator, "batch_size": batch_size, "sequence_length": length, "seed": seed, "compute": compute,
+    }  # fmt: skip
+    kept = Measuring.beside(path, config, command)
     try:
-        if samples > batches.rows_per_epoch:
-            raise UsageError(
-                "--samples", expected=f"at most {batches.rows_per_epoch}, the rows of {length} tokens in {data}",
-                got=samples, remedy="Ask for fewer, give more data, or make --sequence-length smaller.",
-            )  # fmt: skip
-        params = tprog.flax.load(checkpoint)
-        seen: list[Progress] = []
+        if restart:
+            kept.remove()
+        begun, place = kept.load(shardings, say)
+        if begun is not None:
+            batches.set_state(place)
+            say(f"going on after {int(begun.rows):,} rows, kept in {kept.path}")
+        params = tprog.flax.load(checkpoint, shardings=shardings)
+        with preemption() as preempted:
+            keeper = Keeper(kept, batches, mesh, samples, save_every, preempted, say)
 
-        def told(at: Progress) -> None:
-            seen[:] = [at]
-            report(at)
+            def told(at: Progress) -> None:
+                report(at)
+                keeper(at)
 
-        total = estimate_fisher(
-            language_logits(config, compute),
-            params,
-            (windows_batch(batch.tokens, batch.weights) for batch in batches),
-            estimator=estimator,
-            samples=samples,
-            draws=draws,
-            seed=seed,
-            report=told,
-        )
+            total = estimate_fisher(
+                language_logits(config, compute),
+                params,
+                (windows_batch(batch.tokens, batch.weights) for batch in batches),
+                estimator=estimator,
+                samples=samples,
+                draws=draws,
+                seed=seed,
+                mesh=mesh,
+                begun=begun,
+                report=told,
+            )
     finally:
         batches.close()
-    fisher = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(stored)), mean_fisher(total))
-    known = checkpoint.progressive.ewc_config
-    found = ({} if known is None else known.to_json()) | {
+    memory = remember(mean_fisher(total), params)
+    joined = "fisher" in checkpoint.parts and tasks != "single"
+    if joined and tasks is not None:
+        memory = join(stored_memory(checkpoint, shardings=shardings), memory, rule=tasks, gamma=gamma)
+    found = {
         "enabled": True,
         "fisher_samples": samples,
         "estimator": estimator,
@@ -132,19 +184,92 @@ def measure_fisher(
         "draws": draws,
         "tokens": int(total.tokens),
         "data": data,
+        "tasks": tasks if joined else "single",
+        "constant": float(memory.constant),
     }
-    path = write_checkpoint(
-        checkpoint.path if destination is None else destination,
+    known = checkpoint.progressive.ewc_config
+    found = ({} if known is None else known.to_json()) | found
+    _write(checkpoint, path, memory, stored, found, overwrite=destination is None)
+    kept.remove()
+    return Measured(path=path, samples=samples, tokens=int(total.tokens), change=keeper.change, ewc_config=found)
+
+
+def _check_tasks(checkpoint: Checkpoint, tasks: str | None, gamma: float) -> None:
+    """Refuse to measure where it is not said what becomes of the tasks that the checkpoint remembers already."""
+    if "fisher" not in checkpoint.parts:
+        return
+    if tasks not in TASKS:
+        raise UsageError(
+            "--tasks", expected=f"one of {', '.join(TASKS)}, since {checkpoint.path} remembers a task already",
+            got="none" if tasks is None else repr(tasks),
+            remedy="separate keeps both, online lets the old one fade, single keeps the new one only.",
+        )  # fmt: skip
+    check_gamma(gamma)
+    if tasks != "single":
+        check_stored(checkpoint)
+
+
+def _rows(
+    checkpoint: Checkpoint,
+    data: str,
+    mesh: Mesh,
+    samples: int,
+    batch_size: int,
+    length: int,
+    seed: int,
+    cache: str | Path | None,
+) -> TrainBatches:
+    """This process' part of the rows to measure on."""
+    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
+    part, parts = batch_part(mesh)
+    if batch_size % batch_shards(mesh):
+        raise UsageError(
+            "--batch-size", expected=f"a multiple of {batch_shards(mesh)}, as data x fsdp", got=batch_size,
+            remedy="Choose another batch size, or a smaller mesh.",
+        )  # fmt: skip
+    batches = train_batches(
+        tokenize(open_corpus(data), tokenizer, cache=cache),
+        batch_size=batch_size,
+        sequence_length=length,
+        seed=seed,
+        process_index=part,
+        process_count=parts,
+        vocab_size=checkpoint.config.vocab_size,
+    )
+    if samples > batches.rows_per_epoch:
+        batches.close()
+        raise UsageError(
+            "--samples", expected=f"at most {batches.rows_per_epoch}, the rows of {length} tokens in {data}",
+            got=samples, remedy="Ask for fewer, give more data, or make --sequence-length smaller.",
+        )  # fmt: skip
+    return batches
+
+
+def _identity(checkpoint: Checkpoint) -> Any:
+    """Which weights these are: the save they are of, or where there is none, their files as they lie there."""
+    if checkpoint.progressive.manifest is not None:
+        return checkpoint.progressive.manifest.save_id
+    stats = {name: (checkpoint.path / name).stat() for name in sorted(checkpoint.weights.files)}
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
+
+
+def _write(
+    checkpoint: Checkpoint, path: Path, memory: Memory, stored: str, ewc_config: dict[str, Any], *, overwrite: bool
+) -> None:
+    config = checkpoint.config
+    fisher = jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(stored)), memory.fisher)
+    write_checkpoint(
+        path,
         config,
         checkpoint,
-        progressive=checkpoint.progressive.with_fields(ewc_config=found),
+        progressive=checkpoint.progressive.with_fields(ewc_config=ewc_config),
         tokenizer_from=checkpoint.path,
         files=kept_files(checkpoint),
         parts=replace(
             checkpoint.to_parts(),
             fisher=tprog.flax.to_tensors(fisher, config),
-            old_params=tprog.flax.to_tensors(params, config),
+            old_params=tprog.flax.to_tensors(memory.anchor, config),
         ),
-        overwrite=destination is None,
+        overwrite=overwrite,
+        gang=processes(),
     )
-    return Measured(path=path, samples=samples, tokens=int(total.tokens), change=seen[-1].change, ewc_config=found)

@@ -114,7 +114,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     )
     shape = mesh_shape(settings.mesh)
     _check_batch(settings, shape)
-    rules = _rules(settings)
+    rules = mesh_rules(settings.mesh)
     mesh = make_mesh(shape)
     batch_part(mesh)  # raises where a process would have nothing to do
     schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
@@ -198,9 +198,14 @@ def _check_batch(settings: RunConfig, shape: MeshShape) -> None:
         )
 
 
-def _rules(settings: RunConfig) -> dict[str, str | None]:
+def mesh_rules(section: MeshSection) -> dict[str, str | None]:
+    """The mesh axis of every logical axis, with the section's changes.
+
+    Raises:
+        UsageError: there is no such axis.
+    """
     rules = dict(DEFAULT_RULES)
-    for axis, along in settings.mesh.rules.items():
+    for axis, along in section.rules.items():
         if axis not in rules or along not in (*MESH_AXES, "none"):
             raise UsageError(
                 f"mesh.rules.{axis}",
