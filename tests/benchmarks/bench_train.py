@@ -8,8 +8,8 @@ take turns, round by round, and wait for each other. The first round, in which t
 Processor seconds tell more than the clock's where others use the machine.
 
 Then: the same step without and with each form of the EWC penalty; how long the step takes to compile for 48 layers
-against 6; the share of a run's time spent waiting for data; and on an accelerator the share of its peak that a step of
-a 1B model makes use of. `--only` gives one of these tables.
+against 6; the share of a run's time spent waiting for data; and on an accelerator the share of its peak that a step
+of a 1B model makes use of. `--only` gives one of these tables.
 """
 
 import argparse
