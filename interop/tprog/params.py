@@ -104,11 +104,26 @@ class ParamSpec:
         size = dict(zip(self._layer_axes, self.layer_shape, strict=True))
         return tuple(math.prod(size[name] for name in group) for group in self.hf_axes)
 
+    @property
+    def file_shape(self) -> tuple[int, ...]:
+        """`layer_shape` in the order of the Hugging Face tensor, of which it is a plain reshape."""
+        return tuple(self.layer_shape[self._layer_axes.index(name)] for name in self._expanded)
+
+    @property
+    def file_order(self) -> tuple[int, ...]:
+        """For each axis of our array (of one layer), its place in `file_shape`.
+
+        Example:
+            >>> from tprog.sizes import named_size
+            >>> query = spec_of(named_size("3B"), "layers.attention.query")
+            >>> query.layer_shape, query.file_shape, query.file_order
+            ((2560, 20, 128), (20, 128, 2560), (2, 0, 1))
+        """
+        return tuple(self._expanded.index(name) for name in self._layer_axes)
+
     def from_hf(self, tensor: Any) -> Any:
         """A Hugging Face tensor [`hf_shape`] as our array [`layer_shape`]; numpy or jax, a view where it can be."""
-        size = dict(zip(self._layer_axes, self.layer_shape, strict=True))
-        expanded = tensor.reshape([size[name] for name in self._expanded])
-        return expanded.transpose([self._expanded.index(name) for name in self._layer_axes])
+        return tensor.reshape(self.file_shape).transpose(self.file_order)
 
     def to_hf(self, array: Any) -> Any:
         """The inverse of `from_hf`: our array [`layer_shape`] as a Hugging Face tensor [`hf_shape`]."""

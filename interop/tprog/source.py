@@ -1,8 +1,11 @@
 """Where tensors to be written come from: their names, dtypes and shapes first, their bytes one at a time."""
 
+import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -35,8 +38,22 @@ Tensors = TensorSource | Mapping[str, Any] | Iterable[tuple[str, Any]]
 """What writers accept: a source, arrays by name, or pairs in the order of the parameter table."""
 
 
+@runtime_checkable
+class InPieces(Protocol):
+    """A source that can give a tensor piece by piece, so that none is held whole."""
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """The tensor itself, or flat arrays of its dtype that, one after the other, are its values in C order."""
+        ...
+
+
 class LazyTensors:
-    """A source made of a table and a function from name to array.
+    """A source made of a table and a function from name to array, or to the pieces of one.
+
+    Args:
+        specs: dtype and shape by name, in order.
+        make: the array of a name.
+        pieces: the pieces of a name, where it is not made whole.
 
     Example:
         >>> source = LazyTensors({"x": TensorSpec(np.dtype("float32"), (2,))}, lambda name: np.ones(2, np.float32))
@@ -44,13 +61,45 @@ class LazyTensors:
         array([1., 1.], dtype=float32)
     """
 
-    def __init__(self, specs: Mapping[str, TensorSpec], make: Callable[[str], np.ndarray]) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, TensorSpec],
+        make: Callable[[str], np.ndarray] | None = None,
+        *,
+        pieces: Callable[[str], Iterator[np.ndarray]] | None = None,
+    ) -> None:
+        assert (make is None) != (pieces is None)
         self.specs = specs
         self._make = make
+        self._pieces = pieces
 
     def tensor(self, name: str) -> np.ndarray:
         """The array of that name."""
-        return self._make(name)
+        if self._make is not None:
+            return self._make(name)
+        return whole(self.specs[name], self.pieces(name))
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """The array of that name, piece by piece."""
+        return self._pieces(name) if self._pieces is not None else iter((self.tensor(name),))
+
+
+def whole(spec: TensorSpec, pieces: Iterator[np.ndarray]) -> np.ndarray:
+    """A tensor put together from its pieces.
+
+    Example:
+        >>> whole(TensorSpec(np.dtype("float64"), (2, 2)), iter([np.ones(1), np.zeros(3)])).tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+    """
+    first = next(pieces)
+    if first.size == math.prod(spec.shape):
+        return first.reshape(spec.shape)
+    result = np.empty(math.prod(spec.shape), spec.dtype)
+    place = 0
+    for piece in itertools.chain([first], pieces):
+        result[place : place + piece.size] = piece.reshape(-1)
+        place += piece.size
+    return result.reshape(spec.shape)
 
 
 def as_source(tensors: Tensors, config: ModelConfig) -> TensorSource:
@@ -90,7 +139,7 @@ def named_source(tensors: TensorSource | Mapping[str, Any]) -> TensorSource:
 
 
 class InAdvance:
-    """Tensors of a source in order: while one is in use, the next is made in a second thread.
+    """Tensors of a source in order, in pieces: while one is in use, the next is made in a second thread.
 
     Args:
         source: where they come from; it is never asked for two at once.
@@ -112,18 +161,24 @@ class InAdvance:
         return tuple(self._names)
 
     def __iter__(self) -> Generator[tuple[str, np.ndarray]]:
-        with ThreadPoolExecutor(1, "tensors") as pool:
+        with ThreadPoolExecutor(1, "tensors") as pool, closing(self._all()) as pieces:
+            due = pool.submit(next, pieces, None)
+            try:
+                while (found := due.result()) is not None:
+                    due = pool.submit(next, pieces, None)
+                    yield found
+                    del found
+            finally:
+                # A generator cannot be closed while it runs.
+                wait([due])
 
-            def ask() -> tuple[str, Future[np.ndarray]] | None:
-                name = self._names.popleft() if self._names else None
-                return None if name is None else (name, pool.submit(self._source.tensor, name))
-
-            due = ask()
-            while due is not None:
-                name, array = due[0], due[1].result()
-                due = ask()
-                yield name, array
-                del array
+    def _all(self) -> Generator[tuple[str, np.ndarray]]:
+        while self._names:
+            name = self._names.popleft()
+            if isinstance(self._source, InPieces):
+                yield from ((name, piece) for piece in self._source.pieces(name))
+            else:
+                yield name, self._source.tensor(name)
 
 
 class _Pull:

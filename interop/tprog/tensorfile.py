@@ -141,6 +141,7 @@ class TensorWriter:
         self.names = tuple(order)
         self._specs = order
         self._next = 0
+        self._begun = 0
         self._file = HashedFile(path)
         self._file.write(memoryview(head))
 
@@ -150,22 +151,35 @@ class TensorWriter:
         Raises:
             ParameterError: it is not the tensor whose turn it is, or has another dtype or shape.
         """
+        array = np.asarray(array)
+        spec = self._specs.get(name)
+        if spec is not None and array.shape != spec.shape:
+            raise _other_than(name, spec, array)
+        self.append(name, array)
+
+    def append(self, name: str, piece: np.ndarray) -> None:
+        """Append some more values of the tensor whose turn it is, in C order; the last of them ends its turn.
+
+        Args:
+            name: the tensor.
+            piece: a flat array, or the whole tensor.
+
+        Raises:
+            ParameterError: it is not that tensor's turn, or it has another dtype or shape, or fewer values.
+        """
         due = self.names[self._next] if self._next < len(self.names) else "no further tensor"
         if name != due:
             raise ParameterError(name, expected=f"{due} next", got=name, remedy="Give the tensors in order.")
         spec = self._specs[name]
-        array = np.asarray(array)
-        if array.dtype != spec.dtype or array.shape != spec.shape:
-            raise ParameterError(
-                name,
-                expected=f"{spec.dtype} {list(spec.shape)}",
-                got=f"{array.dtype} {list(array.shape)}",
-                remedy="Give each tensor as it was announced.",
-            )
+        fits = piece.shape == spec.shape or (piece.ndim == 1 and self._begun + piece.nbytes <= spec.nbytes)
+        if piece.dtype != spec.dtype or not fits:
+            raise _other_than(name, spec, piece)
         # ascontiguousarray: the bytes of a transposed view would be written in another order.
-        flat = np.ascontiguousarray(array).reshape(-1)
+        flat = np.ascontiguousarray(piece).reshape(-1)
         self._file.write(flat.view(np.uint8).data)
-        self._next += 1
+        self._begun += piece.nbytes
+        if self._begun == spec.nbytes:
+            self._next, self._begun = self._next + 1, 0
 
     def drain(self) -> None:
         """Wait until every tensor given so far is hashed and may change."""
@@ -227,6 +241,15 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappi
         for name in writer.names:
             writer.write(name, tensors[name])
     return writer.sha256
+
+
+def _other_than(name: str, spec: TensorSpec, array: np.ndarray) -> ParameterError:
+    return ParameterError(
+        name,
+        expected=f"{spec.dtype} {list(spec.shape)}",
+        got=f"{array.dtype} {list(array.shape)}",
+        remedy="Give each tensor as it was announced.",
+    )
 
 
 def _map(descriptor: int) -> mmap.mmap:

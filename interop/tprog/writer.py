@@ -211,7 +211,7 @@ def _write_shard(
     try:
         with TensorWriter(path, specs, metadata) as writer, closing(iter(coming)) as tensors:
             for name, array in tensors:
-                writer.write(name, array)
+                writer.append(name, array)
                 written(array.nbytes)
     except OSError as error:
         raise _UnwrittenError(error, {name: specs[name] for name in coming.unasked}) from None

@@ -1,6 +1,6 @@
 """What a checkpoint holds beside its weights, taken along when it grows: tensor by tensor, like the weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -60,14 +60,15 @@ def _anchor(anchor: TensorSource, weights: TensorSource, plan: Plan) -> LazyTens
     grown, beside = (stream(source, plan, growth) for source in (anchor, weights))
     rows = {tensor.name: (tensor.spec, old) for tensor, old, _ in origins(plan)}
 
-    def make(name: str) -> np.ndarray:
+    def pieces(name: str) -> Iterator[np.ndarray]:
         new, old = rows[name]
         fresh = fresh_entries(growth(old), new.layer_shape)
-        if not fresh.any():
-            return grown.tensor(name)
-        return np.where(new.to_hf(fresh), beside.tensor(name), grown.tensor(name))
+        if fresh.any():
+            yield np.where(new.to_hf(fresh), beside.tensor(name), grown.tensor(name))
+        else:
+            yield from grown.pieces(name)
 
-    return LazyTensors(grown.specs, make)
+    return LazyTensors(grown.specs, pieces=pieces)
 
 
 def _quiet_growth(plan: Plan, spec: ParamSpec) -> LeafGrowth:
@@ -96,18 +97,18 @@ def _moments(stored: TensorSource, plan: Plan, factors: Factors) -> LazyTensors:
     others, steps = slots.pop("", []), slots.pop(STEP, [])
     _check_slots(stored, slots, shapes)
     specs: dict[str, TensorSpec] = {}
-    makers: dict[str, Callable[[str], np.ndarray]] = {}
+    makers: dict[str, Callable[[str], Iterator[np.ndarray]]] = {}
     for slot in slots:
         growth = partial(moment_growth, plan, kind=_slot_kinds()[slot], factors=factors)
         grown = stream(stored, plan, growth, prefix=f"{slot}.")
         specs |= grown.specs
-        makers |= dict.fromkeys(grown.specs, grown.tensor)
+        makers |= dict.fromkeys(grown.specs, grown.pieces)
     renamed = {name: name for name in others}
     renamed |= {f"{STEP}.{new.name}": f"{STEP}.{old}" for new, _, old in origins(plan) if f"{STEP}.{old}" in steps}
     for name, old in renamed.items():
         specs[name] = stored.specs[old]
-        makers[name] = lambda _, old=old: np.asarray(stored.tensor(old))
-    return LazyTensors(specs, lambda name: makers[name](name))
+        makers[name] = lambda _, old=old: iter((np.asarray(stored.tensor(old)),))
+    return LazyTensors(specs, pieces=lambda name: makers[name](name))
 
 
 def _check_slots(stored: TensorSource, slots: dict[str, list[str]], shapes: dict[str, tuple[int, ...]]) -> None:

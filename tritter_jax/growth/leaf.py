@@ -46,6 +46,17 @@ class LeafGrowth:
     noise: LeafNoise | None = None
     steps: tuple["LeafGrowth", ...] = ()
 
+    @property
+    def inner(self) -> dict[int, AxisMap]:
+        """The maps along the axes of one layer, by axis, where there is one."""
+        along_axes = self.maps[1:] if self.stacked else self.maps
+        return {axis: along for axis, along in enumerate(along_axes) if along is not None}
+
+    @property
+    def layer_map(self) -> AxisMap | None:
+        """The map of the stack, where there is one."""
+        return self.maps[0] if self.stacked else None
+
 
 def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
     """The part of a plan that concerns one parameter.
@@ -102,17 +113,13 @@ def grow_layer(
     """
     if growth.steps:
         return _in_steps(x, growth.steps, layer)
-    layer_map, along_axes = (growth.maps[0], growth.maps[1:]) if growth.stacked else (None, growth.maps)
-    maps = {axis: along for axis, along in enumerate(along_axes) if along is not None}
+    maps = growth.inner
     # A result in float64 deserves scales in float64, whatever it grows from.
     wide = wide_dtype(x.dtype, growth.dtype or x.dtype)
     y = x
     for axis, along in maps.items():
         y = spread.take(y, along.gather, axis) if spread else jnp.take(y, along.gather, axis=axis)
-    for axis, along in maps.items():
-        scale = along.factors(growth.quantity)
-        if (scale != 1).any():
-            y = y.astype(wide) * on_axis(jnp.asarray(scale, wide), axis, y.shape)
+    y = scaled(y, maps, growth.quantity, wide)
     draw = partial(draw_key, growth.seed, growth.name, layer)
     if growth.quantity == "weight":
         y = fill(y, maps, draw)
@@ -120,15 +127,43 @@ def grow_layer(
             y = keep_codes(x, y, maps, draw("codes"), growth.dtype or x.dtype)
     everywhere = None
     if growth.noise and growth.noise.noise.everywhere:
-        everywhere = draw_noise_everywhere(y, maps, layer_map, growth.noise, draw("noise"), layer)
+        everywhere = draw_noise_everywhere(y, maps, growth.layer_map, growth.noise, draw("noise"), layer)
     elif growth.noise:
         y = y.astype(wide) + draw_noise(y, maps, growth.noise, draw("noise"), layer)
-    if layer_map is not None and (layer_map.factors(growth.quantity) != 1).any():
-        factor = jnp.asarray(layer_map.factors(growth.quantity), wide)[layer]
-        y = y.astype(wide) * jnp.broadcast_to(factor, y.shape)
+    y = scaled_by_layer(y, growth, layer, wide)
     if everywhere is not None:
         y = y.astype(wide) + everywhere
     return y.astype(growth.dtype or x.dtype)
+
+
+def scaled(
+    y: Float[Array, "..."], maps: dict[int, AxisMap], quantity: Quantity, wide: jnp.dtype, first: Array | None = None
+) -> Float[Array, "..."]:
+    """Gathered entries times the factor of each of their axes, in the order of `maps`.
+
+    Args:
+        y: the entries.
+        maps: the map along each axis.
+        quantity: which of its factors.
+        wide: dtype to multiply in.
+        first: index of the first row in its axis' map, where `y` holds a run of rows only.
+    """
+    for axis, along in maps.items():
+        factors = along.factors(quantity)
+        if (factors != 1).any():
+            vector = jnp.asarray(factors, wide)
+            if axis == 0 and first is not None:
+                vector = jax.lax.dynamic_slice_in_dim(vector, first, y.shape[0])
+            y = y.astype(wide) * on_axis(vector, axis, y.shape)
+    return y
+
+
+def scaled_by_layer(y: Float[Array, "..."], growth: LeafGrowth, layer: Array, wide: jnp.dtype) -> Float[Array, "..."]:
+    """One grown layer times the factor that the stack's map has for it."""
+    if growth.layer_map is None or (growth.layer_map.factors(growth.quantity) == 1).all():
+        return y
+    factor = jnp.asarray(growth.layer_map.factors(growth.quantity), wide)[layer]
+    return y.astype(wide) * jnp.broadcast_to(factor, y.shape)
 
 
 def _in_steps(x: Float[Array, "..."], steps: tuple[LeafGrowth, ...], layer: Array) -> Float[Array, "..."]:

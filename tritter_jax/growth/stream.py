@@ -1,7 +1,7 @@
-"""Growing a checkpoint tensor by tensor: no more than one grown tensor and its source are held at a time."""
+"""Growing a checkpoint tensor by tensor, in pieces where it can: one grown tensor and its source are held at most."""
 
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache, partial
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
@@ -13,8 +13,10 @@ from tprog.reader import Checkpoint
 from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
 
+from tritter_jax.growth.drift import precision
 from tritter_jax.growth.leaf import LeafGrowth, grow_layer, leaf_growth
 from tritter_jax.growth.plan import Plan
+from tritter_jax.growth.rows import entry_by_entry, grown_blocks, has_fresh
 
 GrowLayer = Callable[..., Any]
 """`grow_layer`, or another function of (x, growth=, layer=) from one old layer of a parameter to the grown one."""
@@ -53,23 +55,29 @@ def stream(
     rows = ((tensor, old, prefix + name) for tensor, old, name in origins(plan))
     grown = {prefix + row[0].name: row for row in rows if row[2] in source.specs}
     growth = cache(growth)
-
-    def make(name: str) -> np.ndarray:
-        tensor, old, origin = grown[name]
-        x = old.from_hf(source.tensor(origin))
-        y = _compiled(function, growth(old))(jnp.asarray(x), layer=jnp.int32(tensor.layer or 0))
-        return tensor.spec.to_hf(np.asarray(y))
-
     specs = {}
     for name, (tensor, old, origin) in grown.items():
         dtype = growth(old).dtype
         specs[name] = TensorSpec(source.specs[origin].dtype if dtype is None else jnp.dtype(dtype), tensor.shape)
-    return LazyTensors(specs, make)
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        tensor, old, origin = grown[name]
+        own, layer = growth(old), tensor.layer or 0
+        # In this thread, whichever it is: what is set in another does not hold here.
+        with precision(specs[name].dtype.name), precision(source.specs[origin].dtype.name):
+            if entry_by_entry(own) and (function is grow_layer or not has_fresh(own)):
+                yield from grown_blocks(source, origin, old, own, layer)
+            else:
+                grow = _compiled(function, own, old, tensor.spec)
+                yield np.asarray(grow(jnp.asarray(source.tensor(origin)), layer=jnp.int32(layer)))
+
+    return LazyTensors(specs, pieces=pieces)
 
 
 @lru_cache(maxsize=512)
-def _compiled(function: GrowLayer, growth: LeafGrowth) -> Any:
-    return jax.jit(partial(function, growth=growth))
+def _compiled(function: GrowLayer, growth: LeafGrowth, old: ParamSpec, new: ParamSpec) -> Any:
+    """A whole tensor grown; as it lies in its file, so that XLA transposes nothing it need not."""
+    return jax.jit(lambda x, layer: new.to_hf(function(old.from_hf(x), growth=growth, layer=layer)))
 
 
 def origins(plan: Plan) -> Iterator[tuple[HFTensor, ParamSpec, str]]:

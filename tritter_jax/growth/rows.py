@@ -1,0 +1,126 @@
+"""Growing a tensor a run of rows at a time, as it lies in its file: nothing is transposed, and blocks fit the caches.
+
+Most growths move every entry by itself: it is picked, and multiplied. Any rows can then be grown alone, and what XLA
+computes for them lies in the processor's caches, in memory that was used before.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from tprog import ParamSpec
+from tprog.blockcopy import aligned_empty
+from tprog.source import TensorSource
+from tprog.weights import InFiles
+
+from tritter_jax.dtypes import wide_dtype
+from tritter_jax.growth.leaf import LeafGrowth, scaled, scaled_by_layer
+
+_BLOCK = 4 << 20
+"""Entries of a block: 8 MiB of bfloat16."""
+
+
+def entry_by_entry(growth: LeafGrowth) -> bool:
+    """Whether every grown entry is an old one times a factor, so that any of them can be grown alone."""
+    drawn = growth.noise is not None or (
+        growth.quantity == "weight" and any(a.fresh.any() and a.fill != "zero" for a in growth.inner.values())
+    )
+    return not (growth.steps or drawn or (growth.codes and growth.inner))
+
+
+def has_fresh(growth: LeafGrowth) -> bool:
+    """Whether some entries of a grown layer have no old counterpart."""
+    return any(along.fresh.any() for along in growth.inner.values())
+
+
+def as_it_is(growth: LeafGrowth, dtype: np.dtype) -> bool:
+    """Whether a grown layer is the old one, bit for bit."""
+    layers = growth.layer_map
+    kept = layers is None or bool((layers.factors(growth.quantity) == 1).all())
+    return kept and not growth.inner and growth.dtype in (None, dtype.name)
+
+
+def grown_blocks(
+    source: TensorSource, origin: str, old: ParamSpec, growth: LeafGrowth, layer: int
+) -> Iterator[np.ndarray]:
+    """One grown tensor in runs of its rows, one after the other: flat arrays in memory of their own.
+
+    Args:
+        source: where the old tensor is.
+        origin: its name there.
+        old: its row in the source's table.
+        growth: what to do with it; must be `entry_by_entry`.
+        layer: index in the grown stack; 0 outside it.
+    """
+    places = old.file_order
+    maps = {places[axis]: along for axis, along in growth.inner.items()}
+    shape = tuple(len(maps[i]) if i in maps else size for i, size in enumerate(old.file_shape))
+    gather = maps[0].gather if 0 in maps else np.arange(shape[0])
+    per_row = int(np.prod(shape[1:]))
+    count = max(1, min(shape[0], _BLOCK // per_row))
+    rows = _Rows(source, origin, old.file_shape)
+    plain = as_it_is(growth, source.specs[origin].dtype)
+    grow = None if plain else _compiled(growth, places)
+    for start in range(0, shape[0], count):
+        # The last block overlaps the one before it, so that all have one shape and are compiled once.
+        first = max(0, min(start, shape[0] - count))
+        x = rows.pick(gather[first : first + count])
+        y = x if grow is None else np.asarray(grow(x, jnp.int32(layer), jnp.int32(first)))
+        yield y[start - first :].reshape(-1)
+
+
+def grow_rows(
+    x: Float[Array, "rows ..."],
+    layer: Int[Array, ""],
+    first: Int[Array, ""],
+    *,
+    growth: LeafGrowth,
+    places: tuple[int, ...],
+) -> Float[Array, "rows ..."]:
+    """A run of rows of `grow_layer`'s result, with the axes in the order they have in the file.
+
+    Args:
+        x: the old rows that the new ones continue, already picked.
+        layer: index in the grown stack.
+        first: index of the first of the new rows.
+        growth: what to do with them.
+        places: for each axis of a layer its place in the file.
+    """
+    # In the order of the table, not of the file: products in another order round differently.
+    maps = {places[axis]: along for axis, along in growth.inner.items()}
+    wide = wide_dtype(x.dtype, growth.dtype or x.dtype)
+    y = x
+    for place, along in maps.items():
+        if place:
+            y = jnp.take(y, along.gather, axis=place)
+    y = scaled(y, maps, growth.quantity, wide, first)
+    return scaled_by_layer(y, growth, layer, wide).astype(growth.dtype or x.dtype)
+
+
+@lru_cache(maxsize=512)
+def _compiled(growth: LeafGrowth, places: tuple[int, ...]) -> Any:
+    return jax.jit(partial(grow_rows, growth=growth, places=places))
+
+
+class _Rows:
+    """The rows of one tensor: read from its file where it lies in one, so that no page is mapped for them."""
+
+    def __init__(self, source: TensorSource, name: str, shape: tuple[int, ...]) -> None:
+        self._tensor = source.tensor(name).reshape(shape)
+        self._read = source.file_of(name).read if isinstance(source, InFiles) else None
+
+    def pick(self, indices: np.ndarray) -> np.ndarray:
+        """Some of its rows, in memory of their own."""
+        if self._read is None:
+            return self._tensor[indices]
+        picked = aligned_empty((len(indices), *self._tensor.shape[1:]), self._tensor.dtype)
+        place = 0
+        for run in np.split(indices, np.flatnonzero(np.diff(indices) != 1) + 1):
+            view = self._tensor[run[0] : run[0] + len(run)]
+            self._read(picked[place : place + len(run)].reshape(1, -1), view.reshape(1, -1))
+            place += len(run)
+        return picked
