@@ -78,6 +78,19 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
     return value
 
 
+def to_bytes(value: dict[str, Any]) -> bytes:
+    """A JSON object as a file holds it: indented, UTF-8, with a newline at the end.
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+
+    Example:
+        >>> to_bytes({"a": 1})
+        b'{\\n  "a": 1\\n}\\n'
+    """
+    return (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode("utf-8")
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON object, indented, with a newline at the end.
 
@@ -90,4 +103,4 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         >>> write_json(path, {"a": 1}); path.read_text()
         '{\\n  "a": 1\\n}\\n'
     """
-    path.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_bytes(to_bytes(value))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tprog.errors import UsageError
+from tprog.paths import hub_repository
 
 CONFIG = "config.json"
 PROGRESSIVE = "progressive.json"
@@ -15,7 +16,9 @@ HOOKS = "expansion_hooks.py"
 TOKENIZER = "tokenizer"
 TRAINING = "training"
 EWC = "ewc"
-SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC)
+PLOTS = "plots"
+SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC, PLOTS)
+CARD = "README.md"
 
 SHARD_SIZE = 5 * 10**9
 """Largest weights file, in bytes, where the caller names none; a tensor is never split."""
@@ -107,8 +110,10 @@ def default_name(source: str | Path, size: str, step: int) -> str:
         ('poet-7B-1000.tprog', 'llama.hf-7B-0.tprog')
     """
     path = Path(source)
-    parts = CheckpointName.parse(path)
-    model = parts.model if parts else path.name.removesuffix(".tprog") or "model"
+    repository = hub_repository(path)
+    name = path.name if repository is None else repository.rpartition("/")[2]
+    parts = CheckpointName.parse(name)
+    model = parts.model if parts else name.removesuffix(".tprog") or "model"
     return str(CheckpointName(model=model, size=size, step=step))
 
 

@@ -45,9 +45,23 @@ def safe_file(directory: Path, name: object) -> Path:
     return path
 
 
+def hub_repository(directory: Path) -> str | None:
+    """The repository of the Hub that a directory of a Hugging Face cache is a snapshot of; None for any other.
+
+    Example:
+        >>> hub_repository(Path("/cache/models--org--name/snapshots/0f1e"))
+        'org/name'
+    """
+    model = _cached_model(directory)
+    return None if model is None else "/".join(model.name.split("--")[1:])
+
+
+def _cached_model(directory: Path) -> Path | None:
+    model = directory.parent.parent
+    return model if directory.parent.name == "snapshots" and model.name.startswith("models--") else None
+
+
 def _roots(directory: Path) -> list[Path]:
     directory = directory.resolve()
-    roots = [directory]
-    if directory.parent.name == "snapshots" and directory.parent.parent.name.startswith("models--"):
-        roots.append(directory.parent.parent / "blobs")
-    return roots
+    model = _cached_model(directory)
+    return [directory] if model is None else [directory, model / "blobs"]

@@ -12,6 +12,7 @@ from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
 from tprog.layout import (
+    CARD,
     CONFIG,
     GENERATION_CONFIG,
     HF_WEIGHTS,
@@ -27,7 +28,7 @@ from tprog.layout import (
 )
 from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches, tied_names
 from tprog.parts import Parts, present_parts, read_json_part, read_tensors
-from tprog.paths import safe_file
+from tprog.paths import hub_repository, safe_file
 from tprog.schema import Progressive, read_progressive
 from tprog.source import main_dtype
 from tprog.tensorfile import TensorFile
@@ -148,22 +149,37 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             given, expected=f"a model directory with a {CONFIG}", got="none",
             remedy="Give a .tprog, a Hugging Face model directory, or weights.safetensors + config.json.",
         )  # fmt: skip
-    config = load_config(directory / CONFIG)
-    progressive = None
-    if (directory / PROGRESSIVE).exists():
-        progressive = read_progressive(directory / PROGRESSIVE)
-        config = as_family(config, progressive.model_family)
+    config, progressive = read_description(directory)
     weights = find_weights(directory)
     specs = _checked_specs(directory, config, weights, progressive)
     config = replace(config, dtype=main_dtype(specs))
     return Checkpoint(
         path=directory,
         config=config,
-        progressive=progressive or Progressive.of(config),
+        progressive=progressive,
         specs=specs,
         tokenizer_files=tokenizer_files(directory),
         weights=weights.without(weights.location.keys() - specs.keys()),
     )
+
+
+def read_description(directory: Path) -> tuple[ModelConfig, Progressive]:
+    """What a directory says of its model, without its weights: config.json and progressive.json, or the default.
+
+    A snapshot of a Hugging Face cache is named as the base of whatever is made of it.
+
+    Raises:
+        FormatError: a file is missing or malformed.
+        ConfigError: config.json asks for a model that is not supported.
+    """
+    config = load_config(directory / CONFIG)
+    if (directory / PROGRESSIVE).exists():
+        progressive = read_progressive(directory / PROGRESSIVE)
+        config = as_family(config, progressive.model_family)
+    else:
+        progressive = Progressive.of(config)
+    repository = hub_repository(directory)
+    return config, progressive if repository is None else progressive.with_fields(base_model=repository)
 
 
 def is_checkpoint(directory: Path) -> bool:
@@ -184,12 +200,12 @@ def is_checkpoint(directory: Path) -> bool:
 def _is_known(entry: Path) -> bool:
     if entry.is_dir():
         return entry.name in SUBDIRECTORIES
-    known = (CONFIG, PROGRESSIVE, INDEX, HOOKS, GENERATION_CONFIG, *TOKENIZER_FILES)
+    known = (CONFIG, PROGRESSIVE, INDEX, HOOKS, GENERATION_CONFIG, CARD, *TOKENIZER_FILES)
     return entry.name in known or entry.suffix == ".safetensors"
 
 
 def _checked_specs(
-    directory: Path, config: ModelConfig, weights: TensorSet, progressive: Progressive | None
+    directory: Path, config: ModelConfig, weights: TensorSet, progressive: Progressive
 ) -> dict[str, TensorSpec]:
     found = {
         name: weights.files[file].specs[name]
@@ -220,21 +236,21 @@ def _checked_specs(
     return {name: found[name] for name in expected}
 
 
-def _other_saves(weights: TensorSet, progressive: Progressive | None) -> list[str]:
+def _other_saves(weights: TensorSet, progressive: Progressive) -> list[str]:
     """Files that belong to another save than the metadata, or than each other."""
     ids = {name: file.header.metadata.get(SAVE_ID) for name, file in weights.files.items()}
-    manifest = progressive.manifest if progressive else None
+    manifest = progressive.manifest
     due = manifest.save_id if manifest else next(iter(ids.values()))
     whose = PROGRESSIVE if manifest else next(iter(ids))
     return [f"{name} belongs to save {found}, {whose} to save {due}" for name, found in ids.items() if found != due]
 
 
-def _other_size(config: ModelConfig, progressive: Progressive | None) -> list[str]:
-    size = progressive.current_size if progressive else None
+def _other_size(config: ModelConfig, progressive: Progressive) -> list[str]:
+    size = progressive.current_size
     return [
         f"{PROGRESSIVE} says {name} {getattr(size, name)}, {CONFIG} {getattr(config, name)}"
         for name in ("hidden_size", "num_layers", "num_heads", "num_kv_heads")
-        if size is not None and getattr(size, name) != getattr(config, name)
+        if getattr(size, name) != getattr(config, name)
     ]
 
 

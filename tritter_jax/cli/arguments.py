@@ -2,14 +2,18 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tprog import SIZES, ModelConfig, UsageError, load_config, named_size
 from tprog.config import DTYPES
 from tprog.layout import CONFIG, newest
 
 from tritter_jax.cli.output import err
+
+if TYPE_CHECKING:
+    from tprog.hub import HubId
 
 MAX_SEED = (1 << 32) - 1
 """Largest seed: jax keeps 32 bits of it."""
@@ -20,28 +24,74 @@ def is_size(text: str) -> bool:
     return text.lower() in {name.lower() for name in SIZES}
 
 
-def source_path(text: str) -> Path:
-    """The checkpoint a source means: a directory, or for a named size the newest `*-{size}-*.tprog` here.
+def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
+    """The checkpoint a source means: a directory, for a named size the newest `*-{size}-*.tprog` here, or a model of
+    the Hub, which is fetched into its cache.
+
+    Args:
+        text: what the user wrote.
+        parts: of a model of the Hub, which parts are needed; all where left out.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is none of these.
     """
-    path = Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
+    path = _expanded(text)
     if path.exists():
         return path
     if is_size(text):
         return newest(text)
+    if (source := hub_source(text)) is not None:
+        from tprog.hub import fetch
+
+        try:
+            return fetch(source, parts=parts)
+        except UsageError as error:
+            expected = f"a directory here, or {error.expected}"
+            raise UsageError(text, expected=expected, got=error.got, remedy=error.remedy) from None
     raise UsageError(
         text,
-        expected="a .tprog, a Hugging Face model directory, or a named size",
+        expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
         got="none of these",
         remedy="Check the path; `tritter sizes` lists the sizes.",
     )
 
 
+def own_path(text: str) -> Path:
+    """The checkpoint a source means, where a command writes into it: never a model in the Hub's cache.
+
+    Raises:
+        UsageError: there is none, or it lies on the Hub.
+    """
+    if (source := hub_source(text)) is not None:
+        raise UsageError(
+            text, expected="a directory here, which this writes into", got="none; perhaps a model of the Hub",
+            remedy=f"Check the path, or run `tritter pull {source}` first.",
+        )  # fmt: skip
+    return source_path(text)
+
+
+def hub_source(text: str) -> "HubId | None":
+    """The model of the Hub that a source means; None where it must be meant as a path.
+
+    Example:
+        >>> hub_source("org/model@main"), hub_source("runs/poet-3B-0.tprog")
+        (HubId(repository='org/model', revision='main'), None)
+    """
+    from tprog.hub import HubId
+
+    source = HubId.parse(text)
+    if source is None or source.repository.endswith(".tprog") or Path(text.partition("/")[0]).exists():
+        return None
+    return source
+
+
+def _expanded(text: str) -> Path:
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
+
+
 def target_size(text: str) -> ModelConfig | Path:
     """A named size's configuration, or the path of a config.json."""
-    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    path = _expanded(text)
     if is_size(text) and not path.is_file():
         return named_size(text)
     if path.is_dir():
@@ -61,7 +111,7 @@ def plan_record(text: str) -> dict[str, Any] | None:
     """
     from tprog.jsonio import read_json
 
-    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    path = _expanded(text)
     if not path.is_file():
         return None
     record = read_json(path)

@@ -9,7 +9,7 @@ from rich.markup import escape
 from tritter_jax.cli.arguments import MAX_SEED, source_path
 from tritter_jax.cli.output import JsonOption, emit, out, stages, table
 
-Path_ = Annotated[str, typer.Argument(help="A checkpoint, or a size: the newest one here.")]
+Path_ = Annotated[str, typer.Argument(help="A checkpoint, a size: the newest one here, or org/name on the Hub.")]
 
 
 def eval_(
@@ -32,7 +32,7 @@ def eval_(
         stage("starting")
         from tritter_jax.train.evaluate import evaluate
 
-        checkpoint = open_checkpoint(source_path(path))
+        checkpoint = open_checkpoint(source_path(path, parts=("tokenizer",)))
         results = []
         for name in data:
             stage(f"scoring {name}")
@@ -82,7 +82,7 @@ def generate(
     """
     from tprog.reader import open_checkpoint
 
-    checkpoint = open_checkpoint(source_path(path))
+    checkpoint = open_checkpoint(source_path(path, parts=("tokenizer",)))
     with stages() as stage:
         stage("sampling")
         import jax

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.arguments import MAX_SEED, check_dtype, source_path
+from tritter_jax.cli.arguments import MAX_SEED, check_dtype, own_path, source_path
 from tritter_jax.cli.output import JsonOption, emit, err
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def fisher(
     start_processes(distributed=distributed)
     with progress(samples, shown=is_first()) as (report, say):
         done = measure_fisher(
-            open_checkpoint(source_path(path)),
+            open_checkpoint(own_path(path) if out is None else source_path(path)),
             data,
             out,
             samples=samples,

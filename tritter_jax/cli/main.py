@@ -11,12 +11,14 @@ from tprog import TritterError, VerificationError
 from tritter_jax import __version__
 from tritter_jax.cli import (
     analyze,
+    card,
     convert,
     demo,
     diff,
     evaluate,
     expand,
     fisher,
+    hub,
     info,
     init,
     plan,
@@ -38,6 +40,9 @@ app.command("info")(info.info)
 app.command("init")(init.init)
 app.command("import")(convert.import_)
 app.command("export")(convert.export)
+app.command("push")(hub.push)
+app.command("pull")(hub.pull)
+app.command("card")(card.card)
 app.command("verify")(verify.verify)
 app.command("diff")(diff.diff)
 app.command("sizes")(sizes.sizes)
@@ -82,6 +87,8 @@ def main() -> None:
     """Run the command line; a user's mistake is one paragraph and a non-zero exit code, never a traceback."""
     # The accelerator's own start-up messages are not what the user asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()

@@ -8,7 +8,7 @@ from rich.console import Console
 from tprog import ModelConfig, UsageError, count_parameters, named_size, size_label
 from tprog.sizes import count_bytes
 
-from tritter_jax.cli.arguments import MAX_SEED, is_size, layer_list, plan_record, source_path, target_for
+from tritter_jax.cli.arguments import MAX_SEED, hub_source, is_size, layer_list, plan_record, source_path, target_for
 from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges, table
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 From = Annotated[
     str,
-    typer.Option("--from", help="A .tprog, a Hugging Face directory, or a size: the newest *-{size}-*.tprog here."),
+    typer.Option(
+        "--from", help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest here."
+    ),
 ]
 To = Annotated[
     str, typer.Option("--to", help="A named size, a config.json, or a plan that `tritter plan --save` wrote.")
@@ -135,10 +137,16 @@ def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
     """Configuration and layer scores of a checkpoint or, where none of a named size is here, of the size itself."""
     from dataclasses import replace
 
-    from tprog.reader import open_checkpoint
+    from tprog.reader import open_checkpoint, read_description
 
     from tritter_jax.growth.expand import stored_scores
 
+    if (source := hub_source(text)) is not None:
+        from tprog.hub import peek
+
+        config, progressive = read_description(peek(source))
+        analysis = progressive.layer_analysis
+        return config, analysis.importance_scores if analysis else None
     try:
         checkpoint = open_checkpoint(source_path(text))
     except UsageError:

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tritter_jax.cli.arguments import source_path
+from tritter_jax.cli.arguments import own_path, source_path
 from tritter_jax.cli.output import JsonOption, emit, human_bytes, stages
 
 
@@ -26,7 +26,7 @@ def verify(
     """
     from tprog import verify as checks
 
-    directory = source_path(path)
+    directory = own_path(path) if repair_index else source_path(path)
     with stages() as stage:
         if repair_index:
             stage("rebuilding the index")

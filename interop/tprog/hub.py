@@ -1,0 +1,203 @@
+"""Models on the Hugging Face Hub: pushed in one commit, pulled whole or in part, checked before they are used.
+
+Tokens, the cache and the endpoint are huggingface_hub's own: `hf auth login`, HF_TOKEN, HF_HOME, HF_ENDPOINT.
+"""
+
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tprog.commit import new_directory, refuse_taken
+from tprog.errors import FormatError, UsageError
+from tprog.hub_errors import is_offline, library, told
+from tprog.hub_files import Listing, check_parts, trimmed
+from tprog.layout import CONFIG, INDEX, PROGRESSIVE
+from tprog.reader import is_checkpoint
+from tprog.schema import read_progressive, write_progressive
+from tprog.verify import verify
+from tprog.weights import read_index
+
+_ID = re.compile(r"(?P<repository>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w][\w./-]*))?")
+
+
+@dataclass(frozen=True)
+class HubId:
+    """A repository of the Hub and, after an @, one of its branches, tags or commits.
+
+    Example:
+        >>> HubId.parse("org/model@v2"), HubId.parse("./model")
+        (HubId(repository='org/model', revision='v2'), None)
+    """
+
+    repository: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return self.repository if self.revision is None else f"{self.repository}@{self.revision}"
+
+    @classmethod
+    def parse(cls, text: str) -> "HubId | None":
+        """The parts of `org/name` or `org/name@revision`; None where a text has another form."""
+        match = _ID.fullmatch(text)
+        return None if match is None else cls(match["repository"], match["revision"])
+
+    @classmethod
+    def of(cls, text: "str | HubId") -> "HubId":
+        """The same, for a text that must have this form.
+
+        Raises:
+            UsageError: it has not.
+        """
+        found = text if isinstance(text, HubId) else cls.parse(text)
+        if found is None:
+            raise UsageError(text, expected="org/name or org/name@revision", got="another form", remedy="Mend it.")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What `pull` put in place: where, of which commit, and which files."""
+
+    path: Path
+    commit: str
+    files: tuple[str, ...]
+
+
+def fetch(source: str | HubId, *, parts: Iterable[str] | None = None) -> Path:
+    """The directory of a model in huggingface_hub's cache, where what is missing of it is fetched first.
+
+    Without a network it is what the cache has. Every file that is new there is checked against the Hub's listing.
+
+    Args:
+        source: `org/name` or `org/name@revision`.
+        parts: some of `tprog.hub_files.PARTS`; all where left out.
+
+    Raises:
+        UsageError: there is no such repository or revision, it is private, or the network or the Hub failed.
+        FormatError: it holds no model that is read here, or what arrived is not what is listed.
+    """
+    source, wanted = HubId.of(source), check_parts(parts)
+    hub = library()
+    with told(source):
+        snapshot = Path(hub.hf_hub_download(source.repository, CONFIG, revision=source.revision)).parent
+        try:
+            listing = Listing.of(hub.HfApi(), source.repository, snapshot.name)
+        except Exception as error:
+            if is_offline(error) and any(snapshot.glob("*.safetensors")):
+                return snapshot
+            raise
+        names = _choose(hub, source, listing, wanted)
+        new = [name for name in names if not (snapshot / name).exists()]
+        hub.snapshot_download(source.repository, revision=listing.commit, allow_patterns=names)
+    bad = [name for name in new if not listing.files[name].matches(snapshot / name)]
+    for name in bad:
+        (snapshot / name).resolve().unlink(missing_ok=True)
+        (snapshot / name).unlink(missing_ok=True)
+    _refuse_bad(source, [f"{name} is not what the Hub lists" for name in bad])
+    return snapshot
+
+
+def peek(source: str | HubId) -> Path:
+    """The directory in the cache with nothing but config.json and progressive.json fetched.
+
+    Raises:
+        UsageError: as for `fetch`.
+    """
+    source = HubId.of(source)
+    hub = library()
+    with told(source):
+        snapshot = Path(hub.hf_hub_download(source.repository, CONFIG, revision=source.revision)).parent
+        hub.snapshot_download(source.repository, revision=snapshot.name, allow_patterns=[CONFIG, PROGRESSIVE])
+    return snapshot
+
+
+def pull(
+    source: str | HubId,
+    destination: str | Path | None = None,
+    *,
+    parts: Iterable[str] | None = None,
+    overwrite: bool = False,
+) -> Pulled:
+    """Fetch a model into a directory, which appears complete and checked or not at all.
+
+    An interrupted pull leaves what has arrived in a hidden directory beside the destination, and goes on from there.
+
+    Args:
+        source: `org/name` or `org/name@revision`.
+        destination: the directory to make; `name` here where left out, with `.tprog` where it is one.
+        parts: some of `tprog.hub_files.PARTS`; all where left out.
+        overwrite: whether an existing checkpoint may be replaced.
+
+    Raises:
+        UsageError: as for `fetch`; or the destination is taken, or cannot be written.
+        FormatError: it holds no model that is read here, or a file is not the one on record.
+    """
+    source, wanted = HubId.of(source), check_parts(parts)
+    hub = library()
+    if destination is not None:
+        refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint)
+    with told(source):
+        listing = Listing.of(hub.HfApi(), source.repository, source.revision)
+    name = source.repository.partition("/")[2]
+    suffix = ".tprog" if PROGRESSIVE in listing.files and not name.endswith(".tprog") else ""
+    path = Path(name + suffix if destination is None else destination).expanduser().resolve()
+    with told(source):
+        names = _choose(hub, source, listing, wanted)
+    needed = sum(listing.files[name].size for name in names)
+    staging = path.with_name(f".{path.name}.{listing.commit[:12]}.pull")
+    here = sum(entry.stat().st_size for entry in staging.rglob("*") if entry.is_file())
+    with new_directory(path, overwrite=overwrite, needed=max(0, needed - here), is_ours=is_checkpoint) as temporary:
+        for old in path.parent.glob(f".{path.name}.*.pull"):
+            if old != staging:
+                shutil.rmtree(old, ignore_errors=True)
+        with told(source):
+            hub.snapshot_download(
+                source.repository, revision=listing.commit, allow_patterns=names, local_dir=str(staging)
+            )
+        _check_pulled(source, staging, listing, names, wanted)
+        shutil.rmtree(staging / ".cache", ignore_errors=True)
+        for entry in list(staging.iterdir()):
+            entry.rename(temporary / entry.name)
+        staging.rmdir()
+    return Pulled(path=path, commit=listing.commit, files=tuple(names))
+
+
+def _choose(hub: Any, source: HubId, listing: Listing, wanted: frozenset[str]) -> list[str]:
+    index = None
+    if INDEX in listing.files:
+        index = read_index(Path(hub.hf_hub_download(source.repository, INDEX, revision=listing.commit)))
+    return listing.choose(wanted, index, source)
+
+
+def _check_pulled(source: HubId, directory: Path, listing: Listing, names: list[str], parts: frozenset[str]) -> None:
+    """Hold what arrived against the manifest, and what that does not name against the Hub's listing."""
+    on_record: set[str] = set()
+    path = directory / PROGRESSIVE
+    if path.is_file():
+        if not listing.files[PROGRESSIVE].matches(path):
+            path.unlink()
+            _refuse_bad(source, [f"{PROGRESSIVE} is not what the Hub lists"])
+        progressive = read_progressive(path)
+        kept = trimmed(progressive, parts)
+        if kept is not progressive:
+            write_progressive(path, kept)
+        on_record = set(kept.manifest.files if kept.manifest else ()) | {PROGRESSIVE}
+    bad = {name for name in names if name not in on_record and not listing.files[name].matches(directory / name)}
+    findings = [f"{name} is not what the Hub lists" for name in sorted(bad)]
+    report = verify(directory, finite=False)
+    findings += [str(finding) for finding in report.findings if finding.file not in bad]
+    for name in bad | ({finding.file for finding in report.findings} & set(names)):
+        (directory / name).unlink(missing_ok=True)
+    _refuse_bad(source, findings)
+
+
+def _refuse_bad(source: HubId, findings: list[str]) -> None:
+    if findings:
+        raise FormatError(
+            source, expected="every file as it is on record", got=f"{len(findings)} that are not",
+            remedy="Run the command again: these are fetched anew. If they stay wrong, the repository is:",
+            findings=findings,
+        )  # fmt: skip

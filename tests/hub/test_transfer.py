@@ -1,0 +1,171 @@
+"""What is pushed is what is pulled: all of it, or the parts asked for, in one commit, and nothing else."""
+
+import json
+
+import pytest
+from huggingface_hub import constants
+from tprog.errors import FormatError, UsageError
+from tprog.hub import fetch, pull
+from tprog.hub_push import push
+from tprog.numpy import load, save
+from tprog.reader import open_checkpoint
+from tprog.verify import verify
+
+from tests.tprog.files import assert_same_bits, random_arrays, small_config
+
+
+def test_a_pulled_checkpoint_is_the_one_that_was_pushed(hub, checkpoint, tmp_path):
+    done = push(checkpoint, "org/poet")
+    pulled = pull("org/poet", tmp_path / "b.tprog")
+    assert pulled.commit == done.commit
+    assert verify(pulled.path).ok
+    before = {path.relative_to(checkpoint): path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
+    after = {path.relative_to(pulled.path): path.read_bytes() for path in pulled.path.rglob("*") if path.is_file()}
+    assert after.pop((pulled.path / "README.md").relative_to(pulled.path))
+    assert after == before
+
+
+def test_a_push_is_one_commit_and_is_not_sent_twice(hub, checkpoint):
+    push(checkpoint, "org/poet")
+    assert len(hub.asked("POST", "/commit/")) == 1
+    assert hub.asked("PUT", "/lfs/")
+    hub.requests.clear()
+    push(checkpoint, "org/poet")
+    assert not hub.asked("PUT", "/lfs/")
+    assert not hub.asked("POST", "/commit/")
+
+
+def test_files_of_an_earlier_model_are_removed_and_others_stay(hub, checkpoint, tmp_path):
+    push(checkpoint, "org/poet")
+    hub.repositories["org/poet"].files()["notes.txt"] = b"mine"
+    config = small_config()
+    other = save(tmp_path / "c.tprog", random_arrays(config, 1), config)
+    done = push(other, "org/poet")
+    files = hub.repositories["org/poet"].files()
+    assert {"weights-00001-of-00002.safetensors", "training/scheduler.json"} < set(done.deleted)
+    assert not set(done.deleted) & files.keys()
+    assert files["notes.txt"] == b"mine"
+    assert verify(pull("org/poet", tmp_path / "d.tprog").path).ok
+
+
+def test_what_is_no_part_of_a_checkpoint_stays_here(hub, checkpoint):
+    (checkpoint / "secrets.env").write_text("x")
+    done = push(checkpoint, "org/poet")
+    assert done.left_out == ("secrets.env",)
+    assert "secrets.env" not in hub.repositories["org/poet"].files()
+
+
+def test_a_branch_is_made_and_is_another_model(hub, checkpoint, tmp_path):
+    hub.create("org/poet")
+    push(checkpoint, "org/poet@later")
+    assert "config.json" not in hub.repositories["org/poet"].files("main")
+    assert verify(pull("org/poet@later", tmp_path / "b.tprog").path).ok
+    with pytest.raises(FormatError, match="got none"):
+        pull("org/poet", tmp_path / "c.tprog")
+
+
+def test_a_new_repository_is_private_where_that_is_asked(hub, checkpoint, tmp_path, monkeypatch):
+    push(checkpoint, "org/poet", private=True)
+    assert hub.repositories["org/poet"].private
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UsageError, match="a private one that you may not read"):
+        pull("org/poet", tmp_path / "b.tprog")
+
+
+def test_a_public_repository_does_not_pass_for_a_private_one(hub, checkpoint):
+    hub.create("org/poet")
+    with pytest.raises(UsageError, match="exists and is public"):
+        push(checkpoint, "org/poet", private=True)
+    assert not hub.asked("PUT", "/lfs/")
+
+
+@pytest.mark.parametrize("to_hub", [True, False])
+def test_parts_that_are_not_asked_for_are_neither_sent_nor_fetched(hub, checkpoint, tmp_path, to_hub):
+    parts = {"parts": ["weights"]}
+    push(checkpoint, "org/poet", **(parts if to_hub else {}))
+    hub.requests.clear()
+    pulled = pull("org/poet", tmp_path / "b.tprog", **({} if to_hub else parts))
+    opened = open_checkpoint(pulled.path)
+    assert verify(pulled.path).ok
+    assert opened.parts == ()
+    assert not opened.tokenizer_files
+    assert not opened.progressive.ewc_config.enabled
+    assert open_checkpoint(checkpoint).progressive.ewc_config.enabled
+    assert not hub.asked("GET", "training|ewc|tokenizer")
+    assert_same_bits(load(pulled.path), load(checkpoint))
+
+
+def test_of_a_large_repository_only_the_weights_in_use_are_fetched(hub, plain, tmp_path):
+    files = {path.name: path.read_bytes() for path in plain.iterdir()}
+    strange = {
+        "pytorch_model.bin": b"a pickle",
+        "consolidated.safetensors": b"not the index's",
+        "original/params.json": b"{}",
+        "../outside.safetensors": b"x",
+        "onnx/model.onnx": b"x",
+        "tokenizer.json": b"{}",
+    }
+    hub.create("org/model", files | strange)
+    path = pull("org/model", tmp_path / "model").path
+    assert {entry.name for entry in path.iterdir()} == files.keys() | {"tokenizer.json"}
+    assert not hub.asked("GET", "pickle|pytorch_model|consolidated|original|outside|onnx")
+    assert_same_bits(load(path), load(plain))
+
+
+def test_a_source_is_fetched_once_and_then_read_without_a_network(hub, checkpoint, monkeypatch):
+    push(checkpoint, "org/poet")
+    path = fetch("org/poet")
+    assert verify(path).ok
+    assert open_checkpoint(path).progressive.model_extra == {"base_model": "org/poet"}
+    hub.requests.clear()
+    assert fetch("org/poet") == path
+    assert not hub.asked("GET", "/cdn/|/resolve/")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert fetch("org/poet") == path
+    with pytest.raises(UsageError, match="no network"):
+        fetch("org/other")
+
+
+def test_without_a_connection_the_cache_is_read(hub, checkpoint, monkeypatch):
+    push(checkpoint, "org/poet")
+    path = fetch("org/poet")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    nowhere = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere)
+    assert fetch("org/poet") == path
+    with pytest.raises(UsageError, match="no connection"):
+        pull("org/poet")
+
+
+def deeper(checkpoint, path) -> None:
+    """The configuration of the same model with a layer more."""
+    path.write_text(json.dumps(json.loads((checkpoint / "config.json").read_text()) | {"num_hidden_layers": 3}))
+
+
+def test_commands_take_models_of_the_hub(hub, tritter, checkpoint, tmp_path):
+    push(checkpoint, "org/poet")
+    assert tritter("info", "org/poet@main", "--json").json["parameters"] == 1956
+    deeper(checkpoint, tmp_path / "deeper.json")
+    outcome = tritter("expand", "--from", "org/poet", "--to", "deeper.json", "--json")
+    assert outcome.code == 0, outcome.err
+    made = open_checkpoint(outcome.json["path"])
+    assert made.path.name.startswith("poet-")
+    assert made.progressive.model_extra == {"base_model": "org/poet"}
+    assert tritter("push", made.path, "org/deeper").code == 0
+    assert "base_model: org/poet\n" in hub.repositories["org/deeper"].files()["README.md"].decode()
+
+
+def test_a_plan_reads_no_weights(hub, tritter, checkpoint, tmp_path):
+    push(checkpoint, "org/poet")
+    hub.requests.clear()
+    deeper(checkpoint, tmp_path / "deeper.json")
+    assert tritter("plan", "--from", "org/poet", "--to", "deeper.json", "--layers", "0").code == 0
+    assert hub.asked("GET", "config.json")
+    assert len(hub.asked("GET", "/cdn/|/resolve/")) == 2
+
+
+def test_pull_names_its_directory_after_the_repository(hub, tritter, checkpoint, plain):
+    push(checkpoint, "org/poet")
+    hub.create("org/model", {path.name: path.read_bytes() for path in plain.iterdir()})
+    assert tritter("pull", "org/poet", "--json").json["path"].endswith("/poet.tprog")
+    assert tritter("pull", "org/model", "--json").json["path"].endswith("/model")

@@ -1,0 +1,113 @@
+"""tritter push and tritter pull: checkpoints on the Hugging Face Hub."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from tprog import UsageError
+
+from tritter_jax.cli.arguments import own_path
+from tritter_jax.cli.card import BaseModel, License, Metrics, Source, metrics_of, tell_edited
+from tritter_jax.cli.output import JsonOption, emit, err
+
+Parts = Annotated[
+    str | None,
+    typer.Option(help="Only these, with commas: weights, tokenizer, training, ewc, hooks. Weights always go along."),
+]
+
+
+class Whose(StrEnum):
+    """Whose text of a model card is kept."""
+
+    here = "here"
+    hub = "hub"
+
+
+def push(
+    source: Source,
+    repository: Annotated[str, typer.Argument(help="org/name, or org/name@branch; made where there is none.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    parts: Parts = None,
+    message: Annotated[str, typer.Option("--message", "-m", help="The commit's first line.")] = "",
+    card: Annotated[
+        Whose | None, typer.Option(help="Whose text of the card is kept, where the one here and the Hub's differ.")
+    ] = None,
+    base_model: BaseModel = None,
+    license_: License = None,
+    metrics: Metrics = None,
+    json: JsonOption = False,
+) -> None:
+    """Put a checkpoint and its model card on the Hugging Face Hub, in one commit.
+
+    Log in first with `hf auth login`, or set HF_TOKEN. Interrupted, run it again: what has arrived is not sent twice.
+
+    Example: tritter push tritter-7B-0.tprog org/tritter-7B --private
+    """
+    from tprog.hub_push import push as run
+
+    directory = own_path(source)
+    err().print(f"checking {directory}", style="dim", markup=False)
+    done = run(
+        directory,
+        repository,
+        private=private,
+        parts=_listed(parts),
+        message=message,
+        card=card.value if card else None,
+        base_model=base_model,
+        license=license_,
+        metrics=metrics_of(metrics),
+    )
+    result: dict[str, Any] = {
+        "url": done.url,
+        "commit": done.commit,
+        "files": list(done.files),
+        "deleted": list(done.deleted),
+        "left_out": list(done.left_out),
+        "edited_sections": list(done.edited),
+    }
+
+    def render(console: Console) -> None:
+        console.print(f"{len(done.files)} files, {done.url}", markup=False)
+        for title, names in (("removed there", done.deleted), ("left out", done.left_out)):
+            if names:
+                console.print(f"{title}: {', '.join(names)}", markup=False)
+        tell_edited(console, done.edited)
+
+    emit(result, json, render)
+
+
+def pull(
+    source: Annotated[str, typer.Argument(help="org/name or org/name@revision.")],
+    destination: Annotated[
+        Path | None, typer.Argument(help="The directory to make; default: its name, here.")
+    ] = None,
+    parts: Parts = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Fetch a model from the Hugging Face Hub, check it, and put it in place.
+
+    Interrupted, run it again: it goes on from what has arrived.
+
+    Example: tritter pull org/tritter-7B@main --parts weights,tokenizer
+    """
+    from tprog.hub import pull as run
+
+    done = run(source, destination, parts=_listed(parts), overwrite=overwrite)
+
+    def render(console: Console) -> None:
+        console.print(f"{done.path}: {len(done.files)} files of commit {done.commit[:12]}, checked", markup=False)
+
+    emit({"path": str(done.path), "commit": done.commit, "files": list(done.files)}, json, render)
+
+
+def _listed(parts: str | None) -> list[str] | None:
+    if parts is None:
+        return None
+    names = [name.strip() for name in parts.split(",") if name.strip()]
+    if not names:
+        raise UsageError("--parts", expected="names with commas", got=repr(parts), remedy="For example: weights.")
+    return names
