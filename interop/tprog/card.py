@@ -41,9 +41,8 @@ def model_card(
     config, hub = checkpoint.config, library()
     grown = bool(checkpoint.progressive.expansion_history)
     tags = [config.family, "tprog", "tritter-jax", *(["model-growth"] if grown else [])]
-    known = (checkpoint.progressive.model_extra or {}).get("base_model")
     data = hub.ModelCardData(
-        base_model=base_model or (known if isinstance(known, str) else None),
+        base_model=base_model or checkpoint.progressive.base_model,
         library_name="transformers",
         license=license,
         pipeline_tag="text-generation",

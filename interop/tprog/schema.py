@@ -171,6 +171,7 @@ class Progressive(_Record):
     format_version: Annotated[str, Field(pattern=r"^\d+(\.\d+){0,2}$")] = FORMAT_VERSION
     model_family: str
     current_size: CurrentSize
+    base_model: str | None = None
     training_progress: TrainingProgress | None = None
     expansion_history: Annotated[list[Expansion], Field(max_length=4_096)] = Field(default_factory=list)
     recommended_expansion: RecommendedExpansion | None = None

@@ -116,7 +116,7 @@ def test_a_source_is_fetched_once_and_then_read_without_a_network(hub, checkpoin
     push(checkpoint, "org/poet")
     path = fetch("org/poet")
     assert verify(path).ok
-    assert open_checkpoint(path).progressive.model_extra == {"base_model": "org/poet"}
+    assert open_checkpoint(path).progressive.base_model == "org/poet"
     hub.requests.clear()
     assert fetch("org/poet") == path
     assert not hub.asked("GET", "/cdn/|/resolve/")
@@ -150,7 +150,7 @@ def test_commands_take_models_of_the_hub(hub, tritter, checkpoint, tmp_path):
     assert outcome.code == 0, outcome.err
     made = open_checkpoint(outcome.json["path"])
     assert made.path.name.startswith("poet-")
-    assert made.progressive.model_extra == {"base_model": "org/poet"}
+    assert made.progressive.base_model == "org/poet"
     assert tritter("push", made.path, "org/deeper").code == 0
     assert "base_model: org/poet\n" in hub.repositories["org/deeper"].files()["README.md"].decode()
 
