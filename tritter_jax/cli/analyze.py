@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.arguments import output_file, source_path
+from tritter_jax.cli.arguments import output_file, own_path
 from tritter_jax.cli.output import JsonOption, emit, err, ranges, table
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def analyze(
     from tritter_jax.analysis import plot_layers
     from tritter_jax.train.analyze import analyze as run
 
-    checkpoint = open_checkpoint(source_path(path))
+    checkpoint = open_checkpoint(own_path(path))
     output_file(plot)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err()) as bars:
