@@ -75,6 +75,31 @@ def new_directory(
 
 
 @contextlib.contextmanager
+def new_file(path: str | Path, *, overwrite: bool = False, needed: int = 0) -> Iterator[Path]:
+    """The same for a single file: a context that gives a temporary name and puts what is written there at `path`.
+
+    Args:
+        path: the file to make.
+        overwrite: whether an old file may be replaced.
+        needed: bytes that will be written.
+
+    Raises:
+        UsageError: as for `new_directory`.
+    """
+    path = Path(path).expanduser().resolve()
+    if os.path.lexists(path) and (not overwrite or not path.is_file()):
+        raise UsageError(
+            path, expected="a path that does not exist", got="something there already",
+            remedy="Choose another path, or pass --overwrite (overwrite=True).",
+        )  # fmt: skip
+    holder = path.parent / f".{path.name}.new"
+    with new_directory(holder, overwrite=True, needed=needed) as temporary:
+        yield temporary / path.name
+    (holder / path.name).replace(path)
+    holder.rmdir()
+
+
+@contextlib.contextmanager
 def only_writer(path: Path) -> Iterator[Path]:
     """A context that keeps other writers out of a directory, and gives a temporary one's name, removed at the end.
 

@@ -1,12 +1,10 @@
 """Hugging Face model directories into checkpoints, and back, with every tensor bit-equal."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tprog.commit import new_directory, refuse_taken
+from tprog.commit import new_directory, new_file, refuse_taken
 from tprog.config_json import config_to_json
-from tprog.errors import UsageError
 from tprog.jsonio import write_json
 from tprog.layout import CONFIG, GENERATION_CONFIG, INDEX, SHARD_SIZE
 from tprog.paths import safe_file
@@ -109,16 +107,8 @@ def export_torch(source: str | Path | Checkpoint, destination: str | Path, *, ov
             torch.save(load(checkpoint), temporary / "pytorch_model.bin")
             _write_companions(checkpoint, temporary)
         return path
-    if os.path.lexists(path) and (not overwrite or not path.is_file()):
-        raise UsageError(
-            path, expected="a path that does not exist", got="something there already",
-            remedy="Choose another path, or pass --overwrite (overwrite=True).",
-        )  # fmt: skip
-    holder = path.parent / f".{path.name}.new"
-    with new_directory(holder, overwrite=True, needed=_size(checkpoint)) as temporary:
-        torch.save(load(checkpoint), temporary / path.name)
-    (holder / path.name).replace(path)
-    holder.rmdir()
+    with new_file(path, overwrite=overwrite, needed=_size(checkpoint)) as temporary:
+        torch.save(load(checkpoint), temporary)
     return path
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from flax import nnx
 from tprog import FAMILIES, ModelConfig
+from tprog.wavelengths import inverse_wavelengths
 
 from tests.model.variants import FULL, VARIANTS
 from tests.support import odd_config, params_of, relative_difference, torch_model
 from tritter_jax.model import Decoder
 from tritter_jax.model.decoder import visible_keys
 from tritter_jax.model.layers import attend, attend_causally, rms_norm
-from tritter_jax.model.rope import inverse_wavelengths, rotation
+from tritter_jax.model.rope import rotation
 
 MODULE = 1e-5
 LAYER = 1

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,7 @@ class Destination(StrEnum):
     hf = "hf"
     torch = "torch"
     orbax = "orbax"
+    gguf = "gguf"
 
 
 def import_(
@@ -67,13 +68,18 @@ def import_(
 
 def export(
     source: Annotated[str, typer.Argument(help="A .tprog, or a named size: the newest one here.")],
-    destination: Annotated[Path | None, typer.Argument(help="The directory (or .pt file) to write.")] = None,
+    destination: Annotated[Path | None, typer.Argument(help="The directory (or .pt or .gguf file) to write.")] = None,
     to: Annotated[Destination, typer.Option("--to", help="What to write.")] = Destination.hf,
     orbax: Annotated[Path | None, typer.Option("--orbax", help="Short for DESTINATION --to orbax.")] = None,
+    gguf: Annotated[Path | None, typer.Option("--gguf", help="Short for DESTINATION --to gguf.")] = None,
+    gguf_type: Annotated[
+        str | None,
+        typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16 or q8_0; default the source's dtype."),
+    ] = None,
     overwrite: Overwrite = False,
     json: JsonOption = False,
 ) -> None:
-    """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, or for Orbax.
+    """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, a GGUF file, or for Orbax.
 
     What `tritter train` wrote becomes for Orbax a run directory, which `tritter train --resume` goes on from.
 
@@ -81,15 +87,21 @@ def export(
     """
     from tprog.reader import open_checkpoint
 
-    if (destination is None) == (orbax is None):
+    places = ((to, destination), (Destination.orbax, orbax), (Destination.gguf, gguf))
+    given = [(kind, place) for kind, place in places if place is not None]
+    if len(given) != 1:
         raise UsageError(
-            "DESTINATION", expected="one place to write to: DESTINATION, or --orbax DIR",
-            got="none" if destination is None else "both", remedy="For example: tritter export a.tprog --orbax run",
+            "DESTINATION", expected="one place to write to: DESTINATION, --orbax DIR or --gguf FILE",
+            got=len(given) or "none", remedy="For example: tritter export a.tprog --orbax run",
         )  # fmt: skip
-    if orbax is not None:
-        destination, to = orbax, Destination.orbax
-    assert destination is not None
-    checkpoint = open_checkpoint(source_path(source))
+    to, place = given[0]
+    if gguf_type is not None and to is not Destination.gguf:
+        raise UsageError(
+            "--type", expected="a GGUF file to write", got=f"--to {to.value}", remedy="Leave --type out."
+        )
+    parts = ("tokenizer",) if to is not Destination.orbax else None
+    checkpoint = open_checkpoint(source_path(source, parts=parts))
+    dtype, notes = checkpoint.config.dtype, {}
     with stages() as stage:
         stage("writing")
         if to is Destination.orbax:
@@ -97,20 +109,30 @@ def export(
             from tritter_jax.train.exchange import belongs_to_run, export_run
 
             write = export_run if belongs_to_run(checkpoint) else export_orbax
-            path = write(checkpoint, destination, overwrite=overwrite)
+            path = write(checkpoint, place, overwrite=overwrite)
+        elif to is Destination.gguf:
+            from tprog.gguf import export_gguf
+
+            done = export_gguf(checkpoint, place, type_=gguf_type, overwrite=overwrite)
+            path, dtype = done.path, done.type
+            notes = {"stored_as_f16": list(done.otherwise), "no_tokenizer": done.no_tokenizer}
         elif to is Destination.torch:
             from tprog.huggingface import export_torch
 
-            path = export_torch(checkpoint, destination, overwrite=overwrite)
+            path = export_torch(checkpoint, place, overwrite=overwrite)
         else:
             from tprog.huggingface import export_directory
 
-            path = export_directory(checkpoint, destination, overwrite=overwrite)
-    _report(path, to.value, checkpoint.config.dtype, count_parameters(checkpoint.config), json)
+            path = export_directory(checkpoint, place, overwrite=overwrite)
+    _report(path, to.value, dtype, count_parameters(checkpoint.config), json, **notes)
 
 
-def _report(path: Path, kind: str, dtype: str, parameters: int, json: bool) -> None:
+def _report(path: Path, kind: str, dtype: str, parameters: int, json: bool, **notes: Any) -> None:
     def render(console: Console) -> None:
         console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}", markup=False)
+        if names := notes.get("stored_as_f16"):
+            console.print(f"stored as f16, their rows being no multiple of 32: {', '.join(names)}", markup=False)
+        if reason := notes.get("no_tokenizer"):
+            console.print(f"without its tokenizer: {reason}", markup=False)
 
-    emit({"path": str(path), "format": kind, "parameters": parameters, "dtype": dtype}, json, render)
+    emit({"path": str(path), "format": kind, "parameters": parameters, "dtype": dtype, **notes}, json, render)
