@@ -117,8 +117,12 @@ def default_name(source: str | Path, size: str, step: int) -> str:
     return str(CheckpointName(model=model, size=size, step=step))
 
 
-def newest(size: str, directory: str | Path = ".") -> Path:
+def newest(size: str | None = None, directory: str | Path = ".") -> Path:
     """The `*-{size}-*.tprog` in a directory that was modified last; of equally new ones the highest step.
+
+    Args:
+        size: the size in its name; any where None.
+        directory: where to look.
 
     Raises:
         UsageError: there is none.
@@ -129,11 +133,12 @@ def newest(size: str, directory: str | Path = ".") -> Path:
         >>> newest("3b", root).name
         'poet-3B-20.tprog'
     """
-    found = [(path, name) for path, name in _named(Path(directory)) if name.size.lower() == size.lower()]
+    named = _named(Path(directory))
+    found = [(path, name) for path, name in named if size is None or name.size.lower() == size.lower()]
     if not found:
         raise UsageError(
-            size,
-            expected=f"a directory *-{size}-*.tprog in {Path(directory).resolve()}",
+            size or directory,
+            expected=f"a directory *-{size or '*'}-*.tprog in {Path(directory).resolve()}",
             got="none",
             remedy="Give the path of a checkpoint, or make one with `tritter init` or `tritter import`.",
         )

@@ -5,32 +5,45 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from tprog import size_label
+from tprog import ModelConfig, size_label
 from tprog.layout import SHARD_SIZE
 
 from tritter_jax.cli.arguments import byte_count, layer_list, source_path
-from tritter_jax.cli.output import JsonOption, emit, stages
+from tritter_jax.cli.output import JsonOption, emit, err, ranges, stages
 from tritter_jax.cli.plan import (
     Depth,
     DType,
     Everywhere,
-    From,
     Inexact,
     Layers,
     Noise,
     Positions,
     Seed,
     Split,
-    To,
     Width,
     planned,
     print_plan,
+    recommended,
 )
 
 
 def expand(
-    source: From,
-    target: To,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="A .tprog, a Hugging Face directory, or a size: the newest *-{size}-*.tprog here; without it, the "
+            "newest of any size.",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="A named size, a config.json, or a plan that `tritter plan --save` wrote; without it, what `tritter "
+            "recommend` stored.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="The .tprog to write; default {model}-{size}-{step}.tprog here.")
     ] = None,
@@ -70,6 +83,8 @@ def expand(
 ) -> None:
     """Grow a checkpoint in depth and width, with all that it holds; the result computes the same function.
 
+    Without --to it follows the recommendation that `tritter recommend` stored.
+
     Example: tritter expand --from 3B --to 7B
     """
     limit, chosen = byte_count(shard_size), layer_list(layers)
@@ -77,7 +92,7 @@ def expand(
         stage("starting")
         from tprog.commit import refuse_taken
         from tprog.hooks import run_hooks
-        from tprog.layout import default_name
+        from tprog.layout import default_name, newest
         from tprog.reader import is_checkpoint, open_checkpoint
 
         from tritter_jax.growth import describe, load_strategies
@@ -85,11 +100,21 @@ def expand(
         from tritter_jax.growth.expand import stored_scores
 
         load_strategies()
-        checkpoint = open_checkpoint(source_path(source))
+        checkpoint = open_checkpoint(newest() if source is None else source_path(source))
         run_hooks(checkpoint, trust=trust_hooks)
+        goal: str | ModelConfig
+        if target is None:
+            goal, advised = recommended(checkpoint)
+            said = f"following the stored recommendation: {size_label(goal)}"
+            if chosen is None and positions == "auto" and depth in ("identity", "copy"):
+                chosen = advised
+                said += f", copying layers {ranges(advised)}" if advised else ""
+            err().print(said, markup=False)
+        else:
+            goal = target
         plan = planned(
             checkpoint.config,
-            target,
+            goal,
             dtype,
             stored_scores(checkpoint),
             depth=depth,

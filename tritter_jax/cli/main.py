@@ -22,6 +22,7 @@ from tritter_jax.cli import (
     info,
     init,
     plan,
+    recommend,
     sizes,
     tokenizer,
     train,
@@ -51,6 +52,7 @@ app.command("eval")(evaluate.eval_)
 app.command("generate")(evaluate.generate)
 app.command("fisher")(fisher.fisher)
 app.command("analyze")(analyze.analyze)
+app.command("recommend")(recommend.recommend)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
 

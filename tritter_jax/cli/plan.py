@@ -8,10 +8,21 @@ from rich.console import Console
 from tprog import ModelConfig, UsageError, count_parameters, named_size, size_label
 from tprog.sizes import count_bytes
 
-from tritter_jax.cli.arguments import MAX_SEED, hub_source, is_size, layer_list, plan_record, source_path, target_for
+from tritter_jax.cli.arguments import (
+    MAX_SEED,
+    check_dtype,
+    hub_source,
+    is_size,
+    layer_list,
+    plan_record,
+    source_path,
+    target_for,
+)
 from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges, table
 
 if TYPE_CHECKING:
+    from tprog.reader import Checkpoint
+
     from tritter_jax.growth import Plan
 
 From = Annotated[
@@ -109,7 +120,7 @@ DEFAULTS: dict[str, Any] = {"depth": "identity", "positions": "auto", "width": "
 
 
 def planned(
-    config: ModelConfig, target: str, dtype: str | None, scores: list[float] | None, **choices: Any
+    config: ModelConfig, target: str | ModelConfig, dtype: str | None, scores: list[float] | None, **choices: Any
 ) -> "Plan":
     """The plan that a target and options ask for, or the one that the target is.
 
@@ -117,8 +128,13 @@ def planned(
         UsageError: options beside a stored plan.
         GrowthError: there is no such growth, or the plan is for another model.
     """
+    from dataclasses import replace
+
     from tritter_jax.growth import make_plan, stored_plan
 
+    if isinstance(target, ModelConfig):
+        goal = replace(target, dtype=check_dtype(dtype) or config.dtype)
+        return make_plan(config, goal, scores=scores, **choices)
     record = plan_record(target)
     if record is None:
         convert = True if dtype else None
@@ -131,6 +147,23 @@ def planned(
             remedy="Leave it out, or plan anew.",
         )  # fmt: skip
     return stored_plan(record, config)
+
+
+def recommended(checkpoint: "Checkpoint") -> tuple[ModelConfig, list[int] | None]:
+    """The size and the layers to copy that progressive.json recommends.
+
+    Raises:
+        UsageError: it recommends nothing, or nothing that can be followed.
+    """
+    from tritter_jax.analysis import recommended_target
+
+    stored = checkpoint.progressive.recommended_expansion
+    if stored is None:
+        raise UsageError(
+            "--to", expected=f"a target, or a recommendation stored in {checkpoint.path}", got="neither",
+            remedy="Say --to SIZE, or let `tritter recommend` store one.",
+        )  # fmt: skip
+    return recommended_target(checkpoint.config, stored), stored.layer_duplication_indices or None
 
 
 def _source(text: str) -> tuple[ModelConfig, list[float] | None]:

@@ -13,7 +13,7 @@ from tritter_jax.growth.plan import Plan, describe, make_plan
 from tritter_jax.growth.plugins import load_strategies
 from tritter_jax.growth.positions import POSITIONS
 from tritter_jax.growth.preserves import Preserves
-from tritter_jax.growth.record import plan_from_record, plan_to_record, stored_plan
+from tritter_jax.growth.record import method_of, plan_from_record, plan_to_record, stored_plan
 from tritter_jax.growth.rewarm import rewarm, scale_entries, train_only
 from tritter_jax.growth.split import SPLITS, SplitRule
 from tritter_jax.growth.width import WIDTH, WidthStrategy
@@ -43,6 +43,7 @@ __all__ = [
     "load_strategies",
     "make_plan",
     "map_gradients",
+    "method_of",
     "new_parameters",
     "plan_from_record",
     "plan_to_record",

@@ -21,7 +21,7 @@ from tritter_jax.growth.drift import NARROW, Drift, measure_drift, precision, re
 from tritter_jax.growth.fisher import FISHER
 from tritter_jax.growth.moments import MOMENTS
 from tritter_jax.growth.plan import Plan, make_plan
-from tritter_jax.growth.record import plan_to_record
+from tritter_jax.growth.record import method_of, plan_to_record
 from tritter_jax.growth.stream import grown_tensors
 from tritter_jax.model import logits_by_layer
 
@@ -160,13 +160,10 @@ def grown_metadata(
         drift: what was measured, if anything.
         moved: how `optimizer` and `fisher` were moved, where the source has them.
     """
-    deeper = bool(plan.new_layers)
-    wider = any(axis.name != "layers" for axis, _ in plan.maps)
-    parts = [name for name, grew in (("depth", deeper), ("width", wider)) if grew]
     entry = Expansion(
         from_size=size_label(plan.source),
         to_size=size_label(plan.target),
-        method=f"{'_and_'.join(parts)}_upscaling",
+        method=method_of(plan),
         tokens_after=0,
         plan=plan_to_record(plan),
         guarantee=plan.guarantee.as_json(),

@@ -45,6 +45,20 @@ def plan_to_record(plan: Plan) -> dict[str, Any]:
     }
 
 
+def method_of(plan: Plan) -> str:
+    """What kind of growth it is, in the specification's words.
+
+    Example:
+        >>> import tprog
+        >>> from tritter_jax.growth import make_plan
+        >>> method_of(make_plan(tprog.named_size("3B"), tprog.named_size("7B")))
+        'depth_and_width_upscaling'
+    """
+    wider = any(axis.name != "layers" for axis, _ in plan.maps)
+    parts = [name for name, grew in (("depth", bool(plan.new_layers)), ("width", wider)) if grew]
+    return f"{'_and_'.join(parts)}_upscaling"
+
+
 def plan_from_record(record: Mapping[str, Any], config: ModelConfig) -> Plan:
     """The plan that `plan_to_record` remembered.
 

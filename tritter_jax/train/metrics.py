@@ -59,16 +59,19 @@ def _tensorboard(directory: Path, since: int) -> Any:
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; an unfinished last line, left by a killed run, is passed over."""
+    """The lines of metrics.jsonl, up to one that a killed run left unfinished or that no run has written."""
     path = directory / METRICS
     if not path.is_file():
         return []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(line))
+            line = json.loads(text)
         except ValueError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+            break
+        lines.append(line)
     return lines
 
 
