@@ -16,6 +16,10 @@ is compute-optimal, where a A N^-a = b B (r N)^-b:
 r is about 20, and a about 0.35 (Hoffmann et al. 2022; Besiroglu et al. 2024, "Chinchilla Scaling: A replication
 attempt"). Both were measured on large models and web text; how far they hold for another model is not known, which
 the prediction's uncertainty takes as a factor of 1.5 in r.
+
+What is left out is what growing costs: the grown model is taken for one that was that large all along, while its new
+entries have yet to become of use. So growing wins at that moment at the earliest:
+examples/when_to_grow measures how much later.
 """
 
 from dataclasses import dataclass

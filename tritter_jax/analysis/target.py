@@ -75,9 +75,7 @@ def layers_to_copy(layers: int, added: int, scores: Sequence[float] | None) -> l
     if scores is None or added > layers:
         return last
     first = [0, *(end + 1 for end in last)]
-    return [
-        max(range(start, end + 1), key=lambda layer: scores[layer]) for start, end in zip(first, last, strict=False)
-    ]
+    return [max(range(start, end + 1), key=scores.__getitem__) for start, end in zip(first, last, strict=False)]
 
 
 def recommended_target(config: ModelConfig, recommended: RecommendedExpansion) -> ModelConfig:

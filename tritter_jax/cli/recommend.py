@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from tprog import UsageError
 
-from tritter_jax.cli.arguments import source_path, target_for
+from tritter_jax.cli.arguments import own_path, target_for
 from tritter_jax.cli.output import JsonOption, emit, ranges
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def recommend(
     from tritter_jax.analysis import advise, this_machine
     from tritter_jax.train.subject import open_subject
 
-    subject = open_subject(source_path(path))
+    subject = open_subject(own_path(path))
     goal = None if target is None else target_for(subject.config, target, None)
     history, missing = _history(subject, required=when)
     if not when:
@@ -116,13 +116,18 @@ def _render(
     if when:
         step, law = found["step"], found["power_law"]
         verdict = "it has come" if advice.grow_now else f"{step['best'] - found['at_step']:,} steps from now"
-        console.print(f"Growing wins over going on from step {step['best']:,}: {verdict}.")
+        console.print(f"Growing wins over going on from step {step['best']:,} at the earliest: {verdict}.")
         console.print(f"90 %: step {step['low']:,} to {step['high']:,}; "
                       f"{found['probability_passed']:.0%} that it lies behind step {found['at_step']:,}")  # fmt: skip
         exponent = law["exponent"]
         console.print(
             f"from {law['points']} points of the {law['loss']} loss, exponent {exponent['best']:.2f} "
             f"({exponent['low']:.2f} to {exponent['high']:.2f})"
+        )
+        console.print(
+            "It takes the grown model for one that was that large all along; new entries need time to be of use, "
+            "which puts it off.",
+            style="dim",
         )
         if history is not None and not history.steady:
             console.print("[yellow]The learning rate fell during the run, so that the exponent comes out too high.")
