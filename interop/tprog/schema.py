@@ -75,7 +75,8 @@ class Expansion(_Record):
 
     `plan` holds what is needed to tell the new entries from the old; `guarantee` what was promised of the function,
     and `measured_drift` what was seen. `tokens_after` counts the tokens trained on since. `optimizer` and `fisher`
-    tell how the optimizer's state and the Fisher information were moved, where there were any.
+    tell how the optimizer's state and the Fisher information were moved, where there were any, and
+    `fisher_measured_on` on what that of the new entries was measured, where it was.
     """
 
     from_size: str
@@ -87,6 +88,7 @@ class Expansion(_Record):
     measured_drift: dict[str, Any] | None = None
     optimizer: str | None = None
     fisher: str | None = None
+    fisher_measured_on: str | None = None
 
 
 class RecommendedExpansion(_Record):

@@ -53,6 +53,22 @@ def test_a_new_checkpoint_in_bfloat16_leaves_the_old_one_alone(tritter, model):
     assert {spec.dtype.name for spec in specs.values()} == {"bfloat16"}
 
 
+def test_expanding_says_what_is_guessed_and_measures_it_where_data_are_given(tritter, model, config_file):
+    sizes = {"vocab_size": 257, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    grow = ("--from", model, "--to", config_file("l.json", **sizes, num_hidden_layers=3))
+    refused = tritter("expand", *grow, "--out", "a.tprog", "--refresh-fisher", "builtin:prose").error
+    assert "--refresh-fisher: expected a source with Fisher information" in refused
+    assert "new entries; they get the median of their kind" in tritter("plan", *grow).out
+    assert tritter("fisher", model, *OPTIONS).code == 0
+    guessed = tritter("expand", *grow, "--out", "a.tprog", "--no-verify").out
+    assert "640 new entries have the median of their kind" in guessed  # attention out and down of one layer
+    measured = tritter("expand", *grow, "--out", "b.tprog", "--no-verify", "--refresh-fisher", "builtin:prose").out
+    assert "640 new entries were measured on builtin:prose" in measured
+    one, other = (open_checkpoint(path).part("fisher") for path in ("a.tprog", "b.tprog"))
+    parted = {name for name in one.names if not np.array_equal(one.tensor(name), other.tensor(name))}
+    assert {name.split(".", 3)[3] for name in parted} == {"self_attn.o_proj.weight", "mlp.down_proj.weight"}
+
+
 def test_what_cannot_be_measured_is_told_in_a_paragraph(tritter, model):
     ask = (*OPTIONS[:-2], "--samples")
     assert "--samples: expected at most" in tritter("fisher", model, *ask, 10_000_000).error

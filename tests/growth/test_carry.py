@@ -22,7 +22,7 @@ from tprog.source import LazyTensors
 
 from tests.support import gradients, random_params, random_tokens
 from tritter_jax.growth import FISHER, MOMENTS, grow, grow_optimizer, make_plan, new_parameters
-from tritter_jax.growth.carry import grown_parts
+from tritter_jax.growth.carry import MeasuredFisher, grown_parts, unknown_fisher
 from tritter_jax.growth.expand import expand
 
 SMALL = ModelConfig(
@@ -198,6 +198,44 @@ def test_fresh_entries_get_the_median_of_their_layer(source, tmp_path, rule):
         np.testing.assert_allclose(gate[layer, 24:], median, rtol=1e-6)
         np.testing.assert_allclose(gate[layer, :, 20:], median, rtol=1e-6)
         assert not np.isclose(gate[layer, :24, :20], median, rtol=1e-6).all()
+
+
+@pytest.mark.parametrize("rule", FISHER)
+def test_new_projections_that_write_zeros_get_the_median_of_their_kind(source, tmp_path, rule):
+    """Their gradients are not zero, though the old ones tell nothing of them; what they read from has none as yet."""
+    done = grown(source, tmp_path, fisher=rule)
+    (new,) = done.plan.new_layers
+    fisher = tprog.flax.load_part(done.path, "fisher")["layers"]
+    origin = done.plan.stack.source[new]
+    for block, kind in (("attention", "out"), ("mlp", "down")):
+        median = np.median(np.asarray(FISHER_OF_SMALL["layers"][block][kind])[origin])
+        np.testing.assert_allclose(fisher[block][kind][new], median, rtol=1e-6)
+        others = np.delete(np.asarray(fisher[block][kind]), new, 0)
+        assert not np.isclose(others, median, rtol=1e-6).all(axis=tuple(range(1, others.ndim))).any()
+    for block, kind in (("attention", "query"), ("mlp", "gate"), ("mlp", "up")):
+        assert not np.asarray(fisher[block][kind][new]).any()
+    counted = sum(
+        np.asarray(fisher[block][kind][new]).size for block, kind in (("attention", "out"), ("mlp", "down"))
+    )
+    assert unknown_fisher(done.plan) == counted
+
+
+@pytest.mark.parametrize("width", ["fresh", "duplicate"])
+def test_what_is_measured_takes_the_place_of_medians_and_of_nothing_else(source, tmp_path, width):
+    split = {"split": "first"} if width == "duplicate" else {}
+    guessed = grown(source, tmp_path, width=width, **split)
+    found = random_params(LARGE, seed=11)
+    measured = MeasuredFisher(tensors=tprog.flax.to_tensors(found, LARGE), data="elsewhere")
+    before = flatten(tprog.flax.load_part(guessed.path, "fisher"))
+    done = grown(source, tmp_path, width=width, measured=measured, overwrite=True, **split)
+    after, found = flatten(tprog.flax.load_part(done.path, "fisher")), flatten(found)
+    taken = 0
+    for path, leaf in after.items():
+        new = np.asarray(leaf) == np.asarray(found[path])
+        np.testing.assert_array_equal(np.asarray(leaf)[~new], np.asarray(before[path])[~new])
+        taken += int(new.sum())
+    assert taken == unknown_fisher(done.plan) > 0
+    assert open_checkpoint(done.path).progressive.expansion_history[-1].fisher_measured_on == "elsewhere"
 
 
 @pytest.mark.parametrize("noise", [None, 20.0])

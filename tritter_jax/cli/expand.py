@@ -71,6 +71,13 @@ def expand(
             "model's own)."
         ),
     ] = "preserve",
+    refresh_fisher: Annotated[
+        str | None,
+        typer.Option(
+            help="What the Fisher information was measured on: that of new entries which write zeros is then "
+            "measured on the grown model; without, they get the median of their kind."
+        ),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare both models before the result is put in place.")
     ] = True,
@@ -96,6 +103,7 @@ def expand(
         from tprog.reader import is_checkpoint, open_checkpoint
 
         from tritter_jax.growth import describe, load_strategies
+        from tritter_jax.growth.carry import unknown_fisher
         from tritter_jax.growth.expand import expand as run
         from tritter_jax.growth.expand import stored_scores
 
@@ -130,18 +138,26 @@ def expand(
         steps = checkpoint.progressive.steps
         destination = out or Path(default_name(checkpoint.path, size_label(plan.target), steps))
         refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)
+        measured = None
+        if refresh_fisher is not None:
+            stage("measuring the grown model's Fisher information")
+            from tritter_jax.train.refresh import measure_grown
+
+            measured = measure_grown(checkpoint, plan, refresh_fisher)
         done = run(
             checkpoint,
             destination,
             plan,
             optimizer=optimizer,
             fisher=fisher,
+            measured=measured,
             verify=verify,
             overwrite=overwrite,
             shard_size=limit,
             progress=stage,
             advance=stage.advance,
         )
+    unknown = unknown_fisher(done.plan)
     left = [name for name in checkpoint.parts if name not in done.carried]
     result: dict[str, Any] = {
         "source": str(checkpoint.path),
@@ -150,6 +166,8 @@ def expand(
         "measured_drift": done.drift.as_json() if done.drift else None,
         "carried": list(done.carried),
         "left_behind": left,
+        "fisher_unknown": unknown,
+        "fisher_measured_on": refresh_fisher,
     }
 
     def render(console: Console) -> None:
@@ -166,10 +184,13 @@ def expand(
             )
             if done.drift.before_rounding is not None:
                 console.print(f"before rounding to {done.plan.guarantee.dtype}: {done.drift.before_rounding:.2e}")
-        how = {"optimizer": optimizer, "fisher": fisher}
-        names = [f"{name} ({how[name]})" if name in how else name for name in done.carried]
+        moved = {"optimizer": optimizer, "fisher": fisher}
+        names = [f"{name} ({moved[name]})" if name in moved else name for name in done.carried]
         if names:
             console.print(f"taken along: {', '.join(names)}", markup=False)
+        if "fisher" in done.carried and unknown:
+            how = "have the median of their kind" if refresh_fisher is None else f"were measured on {refresh_fisher}"
+            console.print(f"Fisher information: {unknown:,} new entries {how}", markup=False)
         for name in left:
             console.print(f"[yellow]left behind:[/yellow] {name}")
 

@@ -191,6 +191,8 @@ def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
 
 def print_plan(console: Console, made: "Plan") -> None:
     """A plan for a person."""
+    from tritter_jax.growth.carry import unknown_fisher
+
     before, after = made.source, made.target
     view = table("", size_label(before), size_label(after), "what is new", numbers=(1, 2))
     maps = {axis.name: along for axis, along in made.maps}
@@ -220,6 +222,11 @@ def print_plan(console: Console, made: "Plan") -> None:
         f"{before.dtype} -> {after.dtype}",
     )
     console.print(view)
+    if unknown := unknown_fisher(made):
+        console.print(
+            f"Fisher information, where there is any: the old one tells nothing of {unknown:,} new "
+            "entries; they get the median of their kind, or what --refresh-fisher measures"
+        )
     promise = made.guarantee
     console.print(f"function: {'exact' if promise.exact else 'NOT exact'}: {promise.reason}")
     console.print(f"gradients: {promise.gradients}")

@@ -65,6 +65,11 @@ class AxisMap:
         first[np.unique(np.asarray(self.source), return_index=True)[1]] = True
         return ~first | self.fresh
 
+    @cached_property
+    def unknown(self) -> Bool[np.ndarray, " new"]:
+        """True where the old gradients tell nothing of an entry's own: fresh, or silent and not mapped."""
+        return self.fresh | ((np.asarray(self.weight) == 0) & ~np.asarray(self.mapped))
+
     def factors(self, quantity: Literal["weight", "gradient"]) -> Float[np.ndarray, " new"]:
         """The factor of every entry for what is moved."""
         return np.asarray(self.weight if quantity == "weight" else self.gradient, np.float64)

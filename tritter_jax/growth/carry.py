@@ -1,26 +1,52 @@
 """What a checkpoint holds beside its weights, taken along when it grows: tensor by tensor, like the weights."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from tprog import GrowthError, ParameterError, ParamSpec
 from tprog.flax_state import SLOTS
-from tprog.params import hf_tensors
+from tprog.params import HFTensor, hf_tensors
 from tprog.parts import STEP, Parts
 from tprog.reader import Checkpoint
 from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
 
-from tritter_jax.growth.fisher import FISHER, fisher_growth, fresh_entries, grow_fisher_layer
+from tritter_jax.growth.fisher import (
+    FISHER,
+    count_unknown,
+    fisher_growth,
+    fresh_entries,
+    grow_fisher_layer,
+    unknown_entries,
+    unknown_layer,
+)
 from tritter_jax.growth.leaf import LeafGrowth, leaf_growth
 from tritter_jax.growth.moments import MOMENTS, STATES, Factors, Kind, moment_growth
 from tritter_jax.growth.plan import Plan, choose
 from tritter_jax.growth.stream import origins, stream
 
+Choice = Callable[[ParamSpec, HFTensor], np.ndarray]
+"""For a row of the source's table and a grown tensor a mask of one layer, in the layout of the table."""
 
-def grown_parts(checkpoint: Checkpoint, plan: Plan, *, optimizer: str, fisher: str) -> Parts:
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredFisher:
+    """Fisher information that was measured on the grown model.
+
+    Args:
+        tensors: by Hugging Face name.
+        data: what it was measured on.
+    """
+
+    tensors: TensorSource
+    data: str
+
+
+def grown_parts(
+    checkpoint: Checkpoint, plan: Plan, *, optimizer: str, fisher: str, measured: MeasuredFisher | None = None
+) -> Parts:
     """The optional parts of a checkpoint for the grown model; nothing is computed until it is written.
 
     Moments move as `optimizer` says, Fisher information as `fisher` says. The anchor of elastic weight consolidation
@@ -32,6 +58,7 @@ def grown_parts(checkpoint: Checkpoint, plan: Plan, *, optimizer: str, fisher: s
         plan: from `make_plan`, for the source's configuration.
         optimizer: a key of `MOMENTS`; `reset` leaves the optimizer out, so that training begins with a new one.
         fisher: a key of `FISHER`.
+        measured: what takes the place of the medians where old gradients tell nothing, if anything does.
 
     Raises:
         GrowthError: there is no such row, or what the optimizer's state holds is not known.
@@ -46,8 +73,9 @@ def grown_parts(checkpoint: Checkpoint, plan: Plan, *, optimizer: str, fisher: s
     if "optimizer" in sets:
         grown["optimizer"] = None if factors is None else _moments(sets["optimizer"], plan, factors)
     if "fisher" in sets:
-        grown["fisher"] = stream(
-            sets["fisher"], plan, lambda spec: fisher_growth(plan, spec, rule), function=grow_fisher_layer
+        moved = stream(sets["fisher"], plan, lambda spec: fisher_growth(plan, spec, rule), function=grow_fisher_layer)
+        grown["fisher"] = (
+            moved if measured is None else _chosen(measured.tensors, moved, plan, partial(_is_unknown, plan))
         )
     if "old_params" in sets or ("fisher" in sets and plan.noise is not None):
         grown["old_params"] = _anchor(sets.get("old_params", checkpoint), checkpoint, plan)
@@ -58,17 +86,36 @@ def _anchor(anchor: TensorSource, weights: TensorSource, plan: Plan) -> LazyTens
     """The anchor grown as the weights are before noise; what is fresh in it is what is fresh in them."""
     growth = partial(_quiet_growth, plan)
     grown, beside = (stream(source, plan, growth) for source in (anchor, weights))
-    rows = {tensor.name: (tensor.spec, old) for tensor, old, _ in origins(plan)}
+    return _chosen(beside, grown, plan, lambda old, new: fresh_entries(growth(old), new.spec.layer_shape))
+
+
+def _is_unknown(plan: Plan, old: ParamSpec, new: HFTensor) -> np.ndarray:
+    growth, shape = leaf_growth(plan, old, "gradient"), new.spec.layer_shape
+    return np.broadcast_to(True, shape) if unknown_layer(growth, new.layer) else unknown_entries(growth, shape)
+
+
+def unknown_fisher(plan: Plan) -> int:
+    """Number of entries of the grown model whose Fisher information can only be guessed, or measured anew."""
+    return sum(
+        count_unknown(leaf_growth(plan, old, "gradient"), new.spec.layer_shape, new.layer)
+        for new, old, _ in origins(plan)
+    )
+
+
+def _chosen(one: TensorSource, other: LazyTensors, plan: Plan, choice: Choice) -> LazyTensors:
+    """One source's values where the choice falls on them, the other's elsewhere, with its dtypes."""
+    rows = {new.name: (old, new) for new, old, _ in origins(plan)}
 
     def pieces(name: str) -> Iterator[np.ndarray]:
-        new, old = rows[name]
-        fresh = fresh_entries(growth(old), new.layer_shape)
-        if fresh.any():
-            yield np.where(new.to_hf(fresh), beside.tensor(name), grown.tensor(name))
+        old, new = rows[name]
+        chosen = choice(old, new)
+        if chosen.any():
+            dtype = other.specs[name].dtype
+            yield np.where(new.spec.to_hf(chosen), np.asarray(one.tensor(name)).astype(dtype), other.tensor(name))
         else:
-            yield from grown.pieces(name)
+            yield from other.pieces(name)
 
-    return LazyTensors(grown.specs, pieces=pieces)
+    return LazyTensors(other.specs, pieces=pieces)
 
 
 def _quiet_growth(plan: Plan, spec: ParamSpec) -> LeafGrowth:

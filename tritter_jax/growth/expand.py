@@ -15,7 +15,7 @@ from tprog.schema import Expansion, Progressive
 from tprog.unchanged import Unchanged
 from tprog.writer import SHARD_SIZE, Advance, write_checkpoint
 
-from tritter_jax.growth.carry import grown_parts
+from tritter_jax.growth.carry import MeasuredFisher, grown_parts
 from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.drift import NARROW, Drift, measure_drift, precision, require_finite, sample_tokens
 from tritter_jax.growth.fisher import FISHER
@@ -52,6 +52,7 @@ def expand(
     *,
     optimizer: str = next(iter(MOMENTS)),
     fisher: str = next(iter(FISHER)),
+    measured: MeasuredFisher | None = None,
     verify: bool = True,
     overwrite: bool = False,
     shard_size: int = SHARD_SIZE,
@@ -70,6 +71,7 @@ def expand(
         target: a configuration of the size wanted, whose dtype is that of the result, or a plan for this source.
         optimizer: a key of `MOMENTS`: how the optimizer's state moves.
         fisher: a key of `FISHER`: how Fisher information moves.
+        measured: Fisher information of the grown model, used where the old one tells nothing; medians when None.
         verify: run source and result, as written, on the same tokens before the result is put in place.
         overwrite: whether an existing checkpoint may be replaced.
         shard_size: largest weights file in bytes.
@@ -93,11 +95,13 @@ def expand(
         plan = target
     else:
         plan = make_plan(checkpoint.config, target, scores=stored_scores(checkpoint), **choices)
-    parts = grown_parts(checkpoint, plan, optimizer=optimizer, fisher=fisher)
+    parts = grown_parts(checkpoint, plan, optimizer=optimizer, fisher=fisher, measured=measured)
     tensors = grown_tensors(checkpoint, plan)
     # Before the source is run, which may take minutes; the writer asks again.
     require_space(Path(destination).expanduser(), parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values()))
     moved = {name: how for name, how in (("optimizer", optimizer), ("fisher", fisher)) if name in checkpoint.parts}
+    if measured is not None:
+        moved["fisher_measured_on"] = measured.data
     tokens = sample_tokens(checkpoint.config, seed=plan.seed)
     widest = max((spec.dtype.name for spec in checkpoint.specs.values()), key=lambda name: name == "float64")
     computed = "float64" if plan.keeps_codes else None
@@ -107,7 +111,7 @@ def expand(
             progress("running the source")
             before = logits_by_layer(checkpoint.tensor, tokens, plan.source, dtype=computed)
             require_finite(before, checkpoint.path)
-        measured: list[Drift] = []
+        drifts: list[Drift] = []
 
         def check(written: Path) -> Progressive | None:
             unchanged.require()
@@ -121,10 +125,10 @@ def expand(
                 exact = plan.unrounded()
                 unrounded = logits_by_layer(grown_tensors(checkpoint, exact).tensor, tokens, exact.target)
                 drift = replace(drift, before_rounding=measure_drift(before, unrounded).max_relative)
-            measured.append(drift)
-            measured[0].check(plan.guarantee, where=f"{destination}")
+            drifts.append(drift)
+            drifts[0].check(plan.guarantee, where=f"{destination}")
             unchanged.require()
-            return grown_metadata(checkpoint.progressive, plan, measured[0], moved)
+            return grown_metadata(checkpoint.progressive, plan, drifts[0], moved)
 
         progress("growing and writing")
         path = write_checkpoint(
@@ -140,7 +144,7 @@ def expand(
             check=check,
             advance=advance,
         )
-    return Expanded(path=path, plan=plan, drift=measured[0] if measured else None, carried=parts.given)
+    return Expanded(path=path, plan=plan, drift=drifts[0] if drifts else None, carried=parts.given)
 
 
 def stored_scores(checkpoint: Checkpoint) -> list[float] | None:
@@ -158,7 +162,7 @@ def grown_metadata(
         progressive: the source's.
         plan: the growth.
         drift: what was measured, if anything.
-        moved: how `optimizer` and `fisher` were moved, where the source has them.
+        moved: how `optimizer` and `fisher` were moved, where the source has them, and what else is to be told.
     """
     entry = Expansion(
         from_size=size_label(plan.source),

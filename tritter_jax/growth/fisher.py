@@ -1,5 +1,6 @@
 """Fisher information under growth: how much of an entry's worth each of its copies holds, a row in `FISHER` each."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -84,9 +85,11 @@ def fisher_growth(plan: Plan, spec: ParamSpec, rule: FisherRule) -> LeafGrowth:
 
 
 def grow_fisher_layer(x: Float[Array, "..."], growth: LeafGrowth, layer: Array) -> Float[Array, "..."]:
-    """One layer of one parameter's Fisher information grown; fresh entries get the median of the old ones.
+    """One layer of one parameter's Fisher information grown; what is unknown gets the median of the old ones.
 
-    Of a large layer the median is taken over 65,536 entries that lie evenly in it.
+    That is what is fresh, and what begins silent: the projections of a new layer that write zeros have gradients, and
+    a Fisher information, though the old ones say nothing of them. Of a large layer the median is taken over 65,536
+    entries that lie evenly in it.
 
     Args:
         x: the old values, without the stack axis.
@@ -94,17 +97,41 @@ def grow_fisher_layer(x: Float[Array, "..."], growth: LeafGrowth, layer: Array) 
         layer: index in the grown stack, int32.
     """
     y = grow_layer(x, growth, layer)
-    fresh = fresh_entries(growth, y.shape)
-    if not fresh.any():
+    unknown, along = jnp.asarray(unknown_entries(growth, y.shape)), growth.layer_map
+    if along is not None and along.unknown.any():
+        unknown |= jnp.broadcast_to(jnp.asarray(along.unknown)[layer], y.shape)
+    elif not any(along.unknown.any() for along in growth.inner.values()):
         return y
     median = jnp.median(x.reshape(-1)[:: max(1, x.size // _SAMPLE)])
-    return jnp.where(fresh, jnp.broadcast_to(median, y.shape), y)
+    return jnp.where(unknown, jnp.broadcast_to(median, y.shape), y)
+
+
+def unknown_entries(growth: LeafGrowth, shape: tuple[int, ...]) -> np.ndarray:
+    """True where of an entry of any grown layer the old gradients tell nothing; a broadcast view."""
+    return _along(growth, shape, lambda along: along.unknown)
+
+
+def unknown_layer(growth: LeafGrowth, layer: int | None) -> bool:
+    """Whether one grown layer begins silent, so that the old gradients tell nothing of it; None is no layer."""
+    along = growth.layer_map
+    return layer is not None and along is not None and bool(along.unknown[layer])
+
+
+def count_unknown(growth: LeafGrowth, shape: tuple[int, ...], layer: int | None) -> int:
+    """Number of entries of one grown layer of which the old gradients tell nothing."""
+    size = math.prod(shape)
+    known = (1 - float(along.unknown.mean()) for along in growth.inner.values())
+    return size if unknown_layer(growth, layer) else size - round(size * math.prod(known))
 
 
 def fresh_entries(growth: LeafGrowth, shape: tuple[int, ...]) -> np.ndarray:
     """True where an entry of one grown layer has no old counterpart; a broadcast view."""
-    fresh = np.zeros((), bool)
-    for axis, along in enumerate(growth.maps[1:] if growth.stacked else growth.maps):
-        if along is not None and along.fresh.any():
-            fresh = fresh | along.fresh.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-    return np.broadcast_to(fresh, shape)
+    return _along(growth, shape, lambda along: along.fresh)
+
+
+def _along(growth: LeafGrowth, shape: tuple[int, ...], which: Callable[[AxisMap], np.ndarray]) -> np.ndarray:
+    found = np.zeros((), bool)
+    for axis, along in growth.inner.items():
+        if which(along).any():
+            found = found | which(along).reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return np.broadcast_to(found, shape)

@@ -32,9 +32,9 @@ def entry_by_entry(growth: LeafGrowth) -> bool:
     return not (growth.steps or drawn or (growth.codes and growth.inner))
 
 
-def has_fresh(growth: LeafGrowth) -> bool:
-    """Whether some entries of a grown layer have no old counterpart."""
-    return any(along.fresh.any() for along in growth.inner.values())
+def has_unknown(growth: LeafGrowth) -> bool:
+    """Whether of some entries the old gradients tell nothing."""
+    return any(along.unknown.any() for along in growth.maps if along is not None)
 
 
 def as_it_is(growth: LeafGrowth, dtype: np.dtype) -> bool:

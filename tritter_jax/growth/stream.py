@@ -16,7 +16,7 @@ from tprog.tensorheader import TensorSpec
 from tritter_jax.growth.drift import precision
 from tritter_jax.growth.leaf import LeafGrowth, grow_layer, leaf_growth
 from tritter_jax.growth.plan import Plan
-from tritter_jax.growth.rows import entry_by_entry, grown_blocks, has_fresh
+from tritter_jax.growth.rows import entry_by_entry, grown_blocks, has_unknown
 
 GrowLayer = Callable[..., Any]
 """`grow_layer`, or another function of (x, growth=, layer=) from one old layer of a parameter to the grown one."""
@@ -65,7 +65,7 @@ def stream(
         own, layer = growth(old), tensor.layer or 0
         # In this thread, whichever it is: what is set in another does not hold here.
         with precision(specs[name].dtype.name), precision(source.specs[origin].dtype.name):
-            if entry_by_entry(own) and (function is grow_layer or not has_fresh(own)):
+            if entry_by_entry(own) and (function is grow_layer or not has_unknown(own)):
                 yield from grown_blocks(source, origin, old, own, layer)
             else:
                 grow = _compiled(function, own, old, tensor.spec)

@@ -30,14 +30,14 @@ from tritter_jax.continual import (
     stored_memory,
     windows_batch,
 )
-from tritter_jax.continual.fisher import batch_shards
 from tritter_jax.continual.memory import check_gamma
 from tritter_jax.continual.stored import check_stored
-from tritter_jax.data import TrainBatches, byte_tokenizer, load_tokenizer, open_corpus, tokenize, train_batches
+from tritter_jax.data import TrainBatches
 from tritter_jax.sharding import DEFAULT_RULES, MeshShape, Rules, make_mesh, param_shardings
 from tritter_jax.train.interrupt import preemption
-from tritter_jax.train.measuring import Keeper, Measuring
-from tritter_jax.train.processes import all_or_none, batch_part
+from tritter_jax.train.measuring import Keeper, Measuring, weights_identity
+from tritter_jax.train.processes import all_or_none
+from tritter_jax.train.sampling import sample_rows
 
 STORED = ("float32", "bfloat16")
 """Dtypes that Fisher information is stored in."""
@@ -135,12 +135,15 @@ def measure_fisher(
         new = destination is not None
         refuse_taken(path, overwrite=not new, is_ours=is_checkpoint, source=checkpoint.path if new else None)
         _check_tasks(checkpoint, tasks, gamma)
-        return _rows(checkpoint, data, mesh, samples, batch_size, length, seed, cache)
+        return sample_rows(
+            checkpoint, data, mesh, samples=samples, batch_size=batch_size, length=length, seed=seed, cache=cache
+        )
 
     batches = all_or_none(prepare)
     command = {
-        "model": _identity(checkpoint), "data": batches.get_state()["data"], "samples": samples, "draws": draws,
-        "estimator": estimator, "batch_size": batch_size, "sequence_length": length, "seed": seed, "compute": compute,
+        "model": weights_identity(checkpoint), "data": batches.get_state()["data"], "samples": samples,
+        "draws": draws, "estimator": estimator, "batch_size": batch_size, "sequence_length": length, "seed": seed,
+        "compute": compute,
     }  # fmt: skip
     kept = Measuring.beside(path, config, command)
     try:
@@ -207,50 +210,6 @@ def _check_tasks(checkpoint: Checkpoint, tasks: str | None, gamma: float) -> Non
     check_gamma(gamma)
     if tasks != "single":
         check_stored(checkpoint)
-
-
-def _rows(
-    checkpoint: Checkpoint,
-    data: str,
-    mesh: Mesh,
-    samples: int,
-    batch_size: int,
-    length: int,
-    seed: int,
-    cache: str | Path | None,
-) -> TrainBatches:
-    """This process' part of the rows to measure on."""
-    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
-    part, parts = batch_part(mesh)
-    if batch_size % batch_shards(mesh):
-        raise UsageError(
-            "--batch-size", expected=f"a multiple of {batch_shards(mesh)}, as data x fsdp", got=batch_size,
-            remedy="Choose another batch size, or a smaller mesh.",
-        )  # fmt: skip
-    batches = train_batches(
-        tokenize(open_corpus(data), tokenizer, cache=cache),
-        batch_size=batch_size,
-        sequence_length=length,
-        seed=seed,
-        process_index=part,
-        process_count=parts,
-        vocab_size=checkpoint.config.vocab_size,
-    )
-    if samples > batches.rows_per_epoch:
-        batches.close()
-        raise UsageError(
-            "--samples", expected=f"at most {batches.rows_per_epoch}, the rows of {length} tokens in {data}",
-            got=samples, remedy="Ask for fewer, give more data, or make --sequence-length smaller.",
-        )  # fmt: skip
-    return batches
-
-
-def _identity(checkpoint: Checkpoint) -> Any:
-    """Which weights these are: the save they are of, or where there is none, their files as they lie there."""
-    if checkpoint.progressive.manifest is not None:
-        return checkpoint.progressive.manifest.save_id
-    stats = {name: (checkpoint.path / name).stat() for name in sorted(checkpoint.weights.files)}
-    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
 
 
 def _write(

@@ -23,6 +23,7 @@ from tprog.flax_host import processes
 from tprog.flax_load import Shardings, load_tree, require_whole
 from tprog.gang import shared_directory
 from tprog.jsonio import read_json, write_json
+from tprog.reader import Checkpoint
 from tprog.weights import find_part
 from tprog.writer import write_shards
 
@@ -115,6 +116,14 @@ class Measuring:
 
     def _broken(self, expected: str) -> FormatError:
         return FormatError(self.path, expected=expected, got="something else", remedy="Begin anew with --restart.")
+
+
+def weights_identity(checkpoint: Checkpoint) -> Any:
+    """Which weights these are: the save they are of, or where there is none, their files as they lie there."""
+    if checkpoint.progressive.manifest is not None:
+        return checkpoint.progressive.manifest.save_id
+    stats = {name: (checkpoint.path / name).stat() for name in sorted(checkpoint.weights.files)}
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()]
 
 
 class Keeper:
