@@ -23,6 +23,7 @@ from tritter_jax.cli import (
     init,
     plan,
     recommend,
+    report,
     sizes,
     tokenizer,
     train,
@@ -53,6 +54,7 @@ app.command("generate")(evaluate.generate)
 app.command("fisher")(fisher.fisher)
 app.command("analyze")(analyze.analyze)
 app.command("recommend")(recommend.recommend)
+app.command("report")(report.report)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
 
