@@ -1,0 +1,1 @@
+"""How good the prediction of when to grow is; see README.md."""
