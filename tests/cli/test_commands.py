@@ -155,6 +155,12 @@ def test_demo_grows_in_mid_run_and_proves_the_function_unchanged(tritter):
     assert losses["expanded"][5] == pytest.approx(losses["unexpanded"][5], rel=1e-5)
     assert losses["expanded"][8] != pytest.approx(losses["unexpanded"][8], rel=1e-5)
     assert Path("loss.png").read_bytes().startswith(b"\x89PNG")
+    assert Path("loss-forgetting.png").read_bytes().startswith(b"\x89PNG")
+    courses = outcome.json["forgetting"]["ways"]
+    assert len(courses) == 5
+    assert {course[0]["old"] for course in courses.values()} == {courses["no EWC"][0]["old"]}
+    assert [course[-1]["step"] for course in courses.values()] == [4] * 5
+    assert len({course[-1]["old"] for course in courses.values()}) == 5
 
 
 def test_demo_leaves_a_full_directory_alone(tritter):

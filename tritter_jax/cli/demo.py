@@ -20,10 +20,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and growth.", min=0, max=MAX_SEED - 1)] = 0,
     json: JsonOption = False,
 ) -> None:
-    """Train a small model, grow it in depth and width in mid-run, and train on.
+    """Train a small model, grow it in depth and width in mid-run, and train on; then learn without forgetting.
 
     The grown model is compared with its source in JAX and in transformers; its loss goes on beside that of the run
-    that was not expanded. Needs no network and no accelerator.
+    that was not expanded. At the end a model that has learned prose is expanded and learns code, with elastic weight
+    consolidation and in other ways. Needs no network and no accelerator.
     """
     import tempfile
 
@@ -45,8 +46,9 @@ def demo(
         _print_losses(console, outcome, steps)
         for note in outcome.notes:
             console.print(note, markup=False)
+        _print_forgetting(console, outcome)
         if outcome.plot is not None:
-            console.print(f"The losses are drawn in {outcome.plot}.", markup=False)
+            console.print(f"They are drawn in {outcome.plot} and {outcome.forgetting.plot}.", markup=False)
         else:
             console.print("No picture: pip install 'tritter-jax[plots]'", markup=False)
         if out:
@@ -65,4 +67,16 @@ def _print_losses(console: Console, outcome: "Outcome", steps: int) -> None:
     for step, loss in curves[0].items():
         grown = f"{curves[1][step]:.4f}" if step > steps and step in curves[1] else ""
         view.add_row(f"{step}{' (grown here)' if step == steps else ''}", f"{loss:.4f}", grown)
+    console.print(view)
+
+
+def _print_forgetting(console: Console, outcome: "Outcome") -> None:
+    """Held-out losses of the old and the new text before and after the new one was learned, a line a way."""
+    title = "prose learned, expanded, then code learned: held-out loss"
+    columns = ("prose before", "after", "forgotten", "code before", "after")
+    view = table("", *columns, numbers=tuple(range(1, 6)), title=title)
+    for name, points in outcome.forgetting.courses.items():
+        before, after = points[0], points[-1]
+        numbers = (before.old, after.old, after.old - before.old, before.new, after.new)
+        view.add_row(name, *(f"{number:.3f}" for number in numbers))
     console.print(view)

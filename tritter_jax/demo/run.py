@@ -12,6 +12,7 @@ from tprog.layout import CheckpointName
 from tprog.reader import open_checkpoint
 
 from tritter_jax.demo.compare import Row, compare
+from tritter_jax.demo.forgetting import Forgetting, compare_ways
 from tritter_jax.growth import Plan, describe
 from tritter_jax.growth.expand import expand
 from tritter_jax.train.config import RunConfig
@@ -52,6 +53,7 @@ class Outcome:
         small: metrics of the run that was not expanded.
         grown: metrics of the expanded run, from the first step of the small one.
         plot: the picture of both; None where matplotlib is not installed.
+        forgetting: what several ways to learn another text leave of the first.
     """
 
     plan: Plan
@@ -60,6 +62,7 @@ class Outcome:
     small: Curve
     grown: Curve
     plot: Path | None
+    forgetting: Forgetting
 
     def as_json(self) -> dict[str, Any]:
         """The outcome for a program."""
@@ -71,17 +74,18 @@ class Outcome:
             "unexpanded": self.small,
             "expanded": self.grown,
             "plot": None if self.plot is None else str(self.plot),
+            "forgetting": self.forgetting.as_json(),
         }
 
 
 def run_demo(directory: Path, *, plot: Path, seed: int, steps: int, progress: Callable[[str], None]) -> Outcome:
-    """Train a small model, grow it in mid-run, and go on with both.
+    """Train a small model, grow it in mid-run, and go on with both; then learn another text without forgetting.
 
     The grown run goes on exactly where the small one was: same optimizer state, schedule, key and place in the data.
 
     Args:
         directory: where runs and checkpoints are written; must be new or empty.
-        plot: the PNG to write.
+        plot: the PNG to write; one named `-forgetting` beside it.
         seed: seed of weights, data order and growth.
         steps: steps before the growth, and again after it.
         progress: told each stage's name as it begins.
@@ -115,7 +119,9 @@ def run_demo(directory: Path, *, plot: Path, seed: int, steps: int, progress: Ca
     until = [line for line in read_metrics(small) if line["step"] <= steps]
     curves = {"not expanded": read_metrics(small), "expanded": until + read_metrics(grown)}
     drawn = plot_loss(curves, plot, mark={"expanded": steps})
-    return Outcome(done.plan, rows, notes, curves["not expanded"], curves["expanded"], plot if drawn else None)
+    beside = plot.with_name(f"{plot.stem}-forgetting{plot.suffix}")
+    kept = compare_ways(directory / "forgetting", plot=beside, seed=seed, steps=steps, progress=progress)
+    return Outcome(done.plan, rows, notes, curves["not expanded"], curves["expanded"], plot if drawn else None, kept)
 
 
 def _settings(model: Path, directory: Path, *, seed: int, steps: int) -> RunConfig:
