@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def demo(
     out: Annotated[Path | None, typer.Option(help="Keep runs and checkpoints in this directory.")] = None,
-    plot: Annotated[Path, typer.Option(help="The picture of the losses to write.")] = Path("tritter-demo.png"),
+    plot: Annotated[
+        Path, typer.Option(help="The picture of the losses to write, and one named -forgetting beside it.")
+    ] = Path("tritter-demo.png"),
     steps: Annotated[int, typer.Option(help="Training steps before growing, and again after it.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and growth.", min=0, max=MAX_SEED - 1)] = 0,
     json: JsonOption = False,
@@ -48,7 +50,7 @@ def demo(
             console.print(note, markup=False)
         _print_forgetting(console, outcome)
         if outcome.plot is not None:
-            console.print(f"They are drawn in {outcome.plot} and {outcome.forgetting.plot}.", markup=False)
+            console.print(f"The losses are drawn in {outcome.plot} and {outcome.forgetting.plot}.", markup=False)
         else:
             console.print("No picture: pip install 'tritter-jax[plots]'", markup=False)
         if out:
