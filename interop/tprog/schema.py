@@ -146,6 +146,25 @@ class EWCConfig(_Record):
     constant: Annotated[float, Field(ge=0)] | None = None
 
 
+Row = Annotated[list[float | None], Field(max_length=4_096)]
+
+
+class TaskLosses(_Record):
+    """How much of earlier tasks is kept: `losses` has a row for each time and a column for each of `tasks`.
+
+    In nats a token; null where a loss was not measured. With as many rows as tasks, row i was measured after task i.
+    `untrained` has the losses before anything was learned.
+    """
+
+    tasks: Annotated[list[str], Field(max_length=4_096)]
+    losses: Annotated[list[Row], Field(max_length=4_096)]
+    untrained: Row | None = None
+    average_loss: float | None = None
+    backward_transfer: float | None = None
+    forward_transfer: float | None = None
+    forgetting: float | None = None
+
+
 class FileRecord(_Record):
     """Length and hash of one file."""
 
@@ -179,6 +198,7 @@ class Progressive(_Record):
     recommended_expansion: RecommendedExpansion | None = None
     layer_analysis: LayerAnalysis | None = None
     ewc_config: EWCConfig | None = None
+    task_losses: TaskLosses | None = None
     manifest: Manifest | None = None
 
     @classmethod

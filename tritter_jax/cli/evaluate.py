@@ -20,39 +20,86 @@ def eval_(
     everything: Annotated[
         bool, typer.Option("--all", help="Score all documents, not the held-out ones only.")
     ] = False,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An earlier checkpoint to compare with, oldest first. May be repeated; with one fewer than data "
+            "sets, each learned the data set of its number."
+        ),
+    ] = None,
+    untrained: Annotated[
+        str | None,
+        typer.Option(help="Beside --baseline: the model before it learned anything, for forward transfer."),
+    ] = None,
+    store: Annotated[
+        bool,
+        typer.Option("--store", help="Beside --baseline: write the losses into the checkpoint's progressive.json."),
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Print loss, perplexity and bits per byte of each data set.
+    """Print loss, perplexity and bits per byte of each data set; against earlier checkpoints also what was forgotten.
 
-    Example: tritter eval runs/run/tritter-52M-200.tprog --data builtin:prose
+    Example: tritter eval after-b.tprog --baseline after-a.tprog --data a.txt --data b.txt
     """
+    from tprog import UsageError
+    from tprog.amend import amend, require_amendable
     from tprog.reader import open_checkpoint
 
+    if not baseline and (untrained or store):
+        raise UsageError(
+            "--untrained, --store",
+            expected="--baseline beside them",
+            got="none",
+            remedy="Name an earlier checkpoint.",
+        )
     with stages() as stage:
         stage("starting")
-        from tritter_jax.train.evaluate import evaluate
+        from tritter_jax.train.forgetting import compare
 
-        checkpoint = open_checkpoint(source_path(path, parts=("tokenizer",)))
-        results = []
-        for name in data:
-            stage(f"scoring {name}")
-            results.append(
-                evaluate(
-                    checkpoint, name, batch_size=batch_size, sequence_length=sequence_length, everything=everything
-                )
-            )
+        checkpoint, *others = (
+            open_checkpoint(source_path(each, parts=("tokenizer",)))
+            for each in (path, *(baseline or ()), *((untrained,) if untrained else ()))
+        )
+        if store:
+            require_amendable(checkpoint.path)
+        done = compare(
+            checkpoint,
+            others[: len(baseline or ())],
+            data,
+            untrained=others[-1] if untrained else None,
+            stage=stage,
+            batch_size=batch_size,
+            sequence_length=sequence_length,
+            everything=everything,
+        )
+        if store:
+            amend(checkpoint.path, task_losses=done.losses.to_json())
+    kept = done.losses.by_task
+    before = done.losses.losses[-2] if baseline else [None] * len(data)
 
     def render(console: Console) -> None:
-        view = table("data", "loss (nats/token)", "perplexity", "bits per byte", "tokens", numbers=(1, 2, 3, 4))
-        for found in results:
+        more = ("difference", "forgetting") if baseline else ()
+        numbers = tuple(range(1, 5 + len(more)))
+        view = table("data", "loss (nats/token)", *more, "perplexity", "bits per byte", "tokens", numbers=numbers)
+        for found, old, task in zip(done.now, before, kept, strict=True):
+            change = (
+                (_signed(None if old is None else found.loss - old), _signed(task.forgetting)) if baseline else ()
+            )
             view.add_row(
                 escape(found.data),
                 f"{found.loss:.4f}",
+                *change,
                 f"{found.perplexity:.2f}",
                 f"{found.bits_per_byte:.4f}",
                 f"{found.tokens:,}",
             )
         console.print(view)
+        for name in ("average_loss", "forgetting", "backward_transfer", "forward_transfer"):
+            value = getattr(done.losses, name)
+            if baseline and value is not None:
+                console.print(f"{name.replace('_', ' ')}: {value:+.4f}")
+        if store:
+            console.print(f"stored in {checkpoint.path}/progressive.json", markup=False)
 
     rows: list[dict[str, Any]] = [
         {
@@ -62,9 +109,15 @@ def eval_(
             "bits_per_byte": found.bits_per_byte,
             "tokens": found.tokens,
         }
-        for found in results
+        | ({} if old is None else {"difference": found.loss - old, "forgetting": task.forgetting})
+        for found, old, task in zip(done.now, before, kept, strict=True)
     ]
-    emit({"path": str(checkpoint.path), "results": rows}, json, render)
+    result: dict[str, Any] = {"path": str(checkpoint.path), "results": rows}
+    emit(result | ({"task_losses": done.losses.to_json()} if baseline else {}), json, render)
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.4f}"
 
 
 def generate(

@@ -7,6 +7,7 @@ from tritter_jax.continual.fisher import ESTIMATORS, UNIT, Estimator
 from tritter_jax.continual.forms import FORMS, Chain, Form
 from tritter_jax.continual.likelihood import Labelled, language_logits, windows_batch
 from tritter_jax.continual.memory import TASKS, Memory, TaskRule, join, remember
+from tritter_jax.continual.metrics import TaskLosses
 from tritter_jax.continual.stored import stored_memory
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Labelled",
     "Memory",
     "Progress",
+    "TaskLosses",
     "TaskRule",
     "add_penalty",
     "estimate_fisher",
