@@ -17,9 +17,8 @@ r is about 20, and a about 0.35 (Hoffmann et al. 2022; Besiroglu et al. 2024, "C
 attempt"). Both were measured on large models and web text; how far they hold for another model is not known, which
 the prediction's uncertainty takes as a factor of 1.5 in r.
 
-What is left out is what growing costs: the grown model is taken for one that was that large all along, while its new
-entries have yet to become of use. So growing wins at that moment at the earliest:
-examples/when_to_grow measures how much later.
+What is left out is what growing costs until the new entries are of use: it must be paid back by the training that
+follows. examples/when_to_grow measures how much of that it takes.
 """
 
 from dataclasses import dataclass

@@ -116,7 +116,7 @@ def _render(
     if when:
         step, law = found["step"], found["power_law"]
         verdict = "it has come" if advice.grow_now else f"{step['best'] - found['at_step']:,} steps from now"
-        console.print(f"Growing wins over going on from step {step['best']:,} at the earliest: {verdict}.")
+        console.print(f"Growing wins over going on from step {step['best']:,}: {verdict}.")
         console.print(f"90 %: step {step['low']:,} to {step['high']:,}; "
                       f"{found['probability_passed']:.0%} that it lies behind step {found['at_step']:,}")  # fmt: skip
         exponent = law["exponent"]
@@ -125,8 +125,8 @@ def _render(
             f"({exponent['low']:.2f} to {exponent['high']:.2f})"
         )
         console.print(
-            "It takes the grown model for one that was that large all along; new entries need time to be of use, "
-            "which puts it off.",
+            "If long training follows: new entries cost something until they are of use "
+            "(examples/when_to_grow has measured it).",
             style="dim",
         )
         if history is not None and not history.steady:
