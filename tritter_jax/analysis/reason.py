@@ -133,7 +133,10 @@ def _when(history: History | None, point: GrowthPoint, seen: float | None) -> It
     basis = "the fit and" if history is not None else "the literature's exponents and"
     interval = f"{amount(point.tokens)} tokens on (90 % {amount(point.low)} to {amount(point.high)})"
     if seen is None:
-        yield f"From {basis} that number, growing is predicted to win over going on from {interval}, if long training follows."
+        yield (
+            f"From {basis} that number, growing is predicted to win over going on from {interval}, if long training "
+            "follows."
+        )
         return
     step = "" if history is None else f", step {history.step_at(point.tokens):,}"
     advice = "Grow now" if point.passed >= 0.5 else "Train on first"
