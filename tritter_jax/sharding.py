@@ -4,13 +4,15 @@ A mesh has the axes `data` (batch only), `fsdp` (batch, and the parameters' hidd
 feed-forward and vocabulary). Sizes of 1 cost nothing, so the same rules serve one device and many.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Shaped
+from jaxtyping import Array, Int, Shaped
 from tprog import ModelConfig, ParamSpec, UsageError, param_specs
 from tprog.params import Axis, nest
 
@@ -56,17 +58,24 @@ class MeshShape:
         return self.data * self.fsdp
 
 
-def make_mesh(shape: MeshShape) -> Mesh:
-    """A mesh of the first devices there are.
+def make_mesh(shape: MeshShape, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh of the first devices there are, neighbours in it being neighbours in the machine.
+
+    Of several slices, each of which is connected within, the data axis counts the slices first: only the gradients'
+    sums then go from one to another.
+
+    Args:
+        shape: devices along each axis.
+        devices: those there are; those of this job when None.
 
     Raises:
-        UsageError: there are fewer devices than the mesh has places.
+        UsageError: there are fewer devices than the mesh has places, or the slices do not lie along the data axis.
 
     Example:
         >>> make_mesh(MeshShape()).axis_names
         ('data', 'fsdp', 'tensor')
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if shape.devices > len(devices):
         raise UsageError(
             "mesh",
@@ -74,12 +83,22 @@ def make_mesh(shape: MeshShape) -> Mesh:
             got=f"{shape.data} x {shape.fsdp} x {shape.tensor} = {shape.devices}",
             remedy="Make data, fsdp or tensor smaller.",
         )
-    return jax.make_mesh(
-        (shape.data, shape.fsdp, shape.tensor),
-        MESH_AXES,
-        axis_types=(AxisType.Auto,) * len(MESH_AXES),
-        devices=devices[: shape.devices],
-    )
+    sizes = (shape.data, shape.fsdp, shape.tensor)
+    slices = len({getattr(device, "slice_index", None) for device in devices})
+    if slices == 1:
+        placed = mesh_utils.create_device_mesh(
+            sizes, devices[: shape.devices], allow_split_physical_axes=devices[0].platform == "tpu"
+        )
+    elif shape.data % slices or shape.devices != len(devices):
+        raise UsageError(
+            "mesh.data", expected=f"a multiple of the {slices} slices, the mesh taking all {len(devices)} devices",
+            got=f"{shape.data} x {shape.fsdp} x {shape.tensor} = {shape.devices}", remedy="Change the mesh.",
+        )  # fmt: skip
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            (shape.data // slices, shape.fsdp, shape.tensor), (slices, 1, 1), devices, allow_split_physical_axes=True
+        )
+    return Mesh(placed, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
 
 
 def partition_spec(spec: ParamSpec, rules: Rules = DEFAULT_RULES) -> PartitionSpec:
@@ -138,11 +157,17 @@ def split_batch(x: Shaped[Array, "b ..."]) -> Shaped[Array, "b ..."]:
     return jax.lax.with_sharding_constraint(x, PartitionSpec(BATCH_AXES, *(None,) * (x.ndim - 1)))
 
 
-def gather_columns(x: Shaped[Array, "v d"]) -> Shaped[Array, "v d"]:
-    """Ask that axis 1 be whole on every device, axis 0 as it lies; unchanged where no mesh of ours is set."""
-    if not _mesh_is_set():
-        return x
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(PartitionSpec.UNCONSTRAINED, None))
+def look_up(table: Shaped[Array, "v d"], rows: Int[Array, "b s"]) -> Shaped[Array, "b s d"]:
+    """Rows of a table whose columns lie along fsdp, for a batch that does too; as `jnp.take` where no mesh is set.
+
+    Each device looks up its own columns for the rows of all, and then they change places. Left to itself, XLA gathers
+    the table on every device, or copies the whole batch.
+    """
+    if not _mesh_is_set() or table.shape[1] % jax.sharding.get_abstract_mesh().shape[BATCH_AXES[1]]:
+        return split_batch(jnp.take(table, rows, axis=0))
+    rows = jax.lax.with_sharding_constraint(rows, PartitionSpec(BATCH_AXES[0], None))
+    taken = jnp.take(table, rows, axis=0)
+    return split_batch(jax.lax.with_sharding_constraint(taken, PartitionSpec(BATCH_AXES[0], None, BATCH_AXES[1])))
 
 
 def _mesh_is_set() -> bool:

@@ -79,10 +79,25 @@ def _grow_tree(
             remedy="Only weights and what is shaped like them can grow.", findings=odd[1:],
         )  # fmt: skip
     spreads = plan_spreads({old.path: flat[old.path] for old, _ in plan.target_specs()}, plan, shardings)
+    last: Path | None = None
     for old, _ in plan.target_specs():
+        x = flat[old.path]
+        if last is not None:
+            x, grown[last] = one_by_one(x, grown[last])
         growth = leaf_growth(plan, old, quantity)
-        grown[old.path] = grow_leaf(flat[old.path], growth, spreads[old.path], donate=donate)
+        grown[old.path] = grow_leaf(x, growth, spreads[old.path], donate=donate)
+        last = old.path
     return nest(grown)
+
+
+def one_by_one(x: Any, before: Any) -> tuple[Any, Any]:
+    """What is to grow next and what has grown, as they are; within `jax.jit`, the one not before the other.
+
+    XLA would grow all parameters at the same time, which takes several times the memory of the result.
+    """
+    if isinstance(x, Tracer) and isinstance(before, Tracer):
+        x, before = jax.lax.optimization_barrier((x, before))
+    return x, before
 
 
 def plan_spreads(flat: Mapping[Path, Any], plan: Plan, shardings: Tree | None) -> dict[Path, Spread | None]:

@@ -9,7 +9,7 @@ import optax
 from tprog import GrowthError, ParameterError, ParamSpec
 from tprog.params import nest
 
-from tritter_jax.growth.apply import Tree, grow_leaf, plan_spreads
+from tritter_jax.growth.apply import Tree, grow_leaf, one_by_one, plan_spreads
 from tritter_jax.growth.moments import MOMENTS, NORMALISING, STATES, Kind, moment_growth, transport
 from tritter_jax.growth.plan import Plan, choose
 from tritter_jax.growth.spread import Spread
@@ -78,7 +78,14 @@ def grow_optimizer(
         return grow_leaf(leaf.value, growth, leaf.spread, donate=donate)
 
     if chosen.factors is not None:
-        return jax.tree.map(moved, placed)
+        leaves, structure = jax.tree.flatten(placed)
+        result: list[Any] = []
+        for leaf in leaves:
+            if isinstance(leaf, _Moment) and result:
+                value, result[-1] = one_by_one(leaf.value, result[-1])
+                leaf = replace(leaf, value=value)
+            result.append(moved(leaf))
+        return jax.tree.unflatten(structure, result)
     return jax.tree.map(
         lambda leaf, fresh: moved(leaf) if isinstance(leaf, _Moment) and leaf.kind == "weight" else fresh,
         placed,

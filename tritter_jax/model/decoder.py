@@ -20,7 +20,7 @@ from tritter_jax.dtypes import require_precision
 from tritter_jax.model.layers import Block, matmul, rms_norm
 from tritter_jax.model.rope import Rotation, rotation
 from tritter_jax.model.table_module import TableModule, initial_value
-from tritter_jax.sharding import gather_columns, split_batch
+from tritter_jax.sharding import look_up, split_batch
 
 Params = dict[str, Any]
 """A nested dict of arrays as `tprog.params` describes it."""
@@ -79,6 +79,16 @@ class Decoder(TableModule):
             attention_mask: non-zero where a token is real; padding, at either end, is not attended to.
             positions: positions for the rotary embedding; 0, 1, 2, ... when None.
         """
+        x = self.features(tokens, attention_mask, positions)
+        return matmul(x, self.output.astype(x.dtype))
+
+    def features(
+        self,
+        tokens: Int[Array, "b s"],
+        attention_mask: Shaped[Array, "b s"] | None = None,
+        positions: Int[Array, "b s"] | None = None,
+    ) -> Float[Array, "b s d"]:
+        """What the last norm gives; the logits are its product with `output`."""
         x, turn, mask = self.begin(tokens, attention_mask, positions)
         graph, stacked = nnx.split(self.layers)
 
@@ -89,7 +99,7 @@ class Decoder(TableModule):
         policies = jax.checkpoint_policies
         kept = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
         x, _ = jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x, stacked)
-        return self.finish(x)
+        return rms_norm(x, self.norm[...], self.config.norm_eps)
 
     def begin(
         self,
@@ -99,18 +109,21 @@ class Decoder(TableModule):
     ) -> tuple[Float[Array, "b s d"], Rotation, Bool[Array, "b 1 s s"]]:
         """What the first layer takes: the embedded tokens, the rotation of each position, and who sees whom."""
         embed = self.embed[...]
-        # Rows cut by columns would have to be turned into whole rows of a cut batch, for which XLA copies the batch.
-        x = split_batch(jnp.take(gather_columns(embed), tokens, axis=0)).astype(self.dtype or embed.dtype)
+        x = look_up(embed, tokens).astype(self.dtype or embed.dtype)
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
         turn = rotation(self.config, positions, x.dtype)
         return x, turn, visible_keys(tokens, attention_mask, self.config.sliding_window)
 
+    @property
+    def output(self) -> Float[Array, "d v"]:
+        """What turns features into logits: the output layer, or the embedding where they are tied."""
+        return self.embed[...].T if self.config.tie_embeddings else jnp.asarray(self.lm_head[...])
+
     def finish(self, x: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
         """Logits from what the last layer gives."""
         x = rms_norm(x, self.norm[...], self.config.norm_eps)
-        output = self.embed[...].T if self.config.tie_embeddings else self.lm_head[...]
-        return matmul(x, output.astype(x.dtype))
+        return matmul(x, self.output.astype(x.dtype))
 
 
 def visible_keys(

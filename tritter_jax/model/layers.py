@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, Shaped
 from tprog import ModelConfig
 
 from tritter_jax.dtypes import wide_dtype
@@ -61,6 +61,10 @@ def matmul(x: Float[Array, "... d"], kernel: Float[Array, "d f"]) -> Float[Array
     return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+_QUERIES_AT_ONCE = 1024
+"""Longer sequences attend block by block, so that their scores, which grow with the square, are never all there."""
+
+
 def attend(
     q_BSHK: Float[Array, "b s h k"],
     k_BTNK: Float[Array, "b t n k"],
@@ -68,6 +72,39 @@ def attend(
     mask: Bool[Array, "b 1 s t"],
 ) -> Float[Array, "b s h k"]:
     """Scaled dot-product attention; consecutive query heads share a key and value head.
+
+    Of a long sequence a block of queries at a time; the backward pass computes its scores again.
+    """
+    dtype = k_BTNK.dtype
+    if not _is_long(q_BSHK.shape[1]):
+        return _attend(q_BSHK, k_BTNK, v_BTNK, mask)
+    # The gradients of keys and values add up over the blocks, in the dtype that these have outside the loop.
+    keys, values = (x.astype(wide_dtype(dtype)) for x in (k_BTNK, v_BTNK))
+
+    def block(inputs: tuple[Float[Array, "b q h k"], Bool[Array, "b 1 q t"]]) -> Float[Array, "b q h k"]:
+        return _attend(inputs[0], keys.astype(dtype), values.astype(dtype), inputs[1])
+
+    blocks = [_in_blocks(x, axis, _QUERIES_AT_ONCE) for x, axis in ((q_BSHK, 1), (mask, 2))]
+    y_JBQHK = jax.lax.map(jax.checkpoint(block, prevent_cse=False), tuple(blocks))
+    return jnp.moveaxis(y_JBQHK, 0, 1).reshape(q_BSHK.shape)
+
+
+def _is_long(length: int) -> bool:
+    return length > _QUERIES_AT_ONCE and length % _QUERIES_AT_ONCE == 0
+
+
+def _in_blocks(x: Shaped[Array, "..."], axis: int, size: int) -> Shaped[Array, "..."]:
+    """An axis cut into blocks, which are counted by a new axis 0."""
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, size, *x.shape[axis + 1 :]), axis, 0)
+
+
+def _attend(
+    q_BSHK: Float[Array, "b s h k"],
+    k_BTNK: Float[Array, "b t n k"],
+    v_BTNK: Float[Array, "b t n k"],
+    mask: Bool[Array, "b 1 s t"],
+) -> Float[Array, "b s h k"]:
+    """Attention of all queries at once.
 
     Scores and softmax are at least float32. `jax.nn.dot_product_attention` computes its softmax in float32 even for
     float64, and gradients in float64 would then be no better than float32's.
@@ -97,9 +134,12 @@ def attend_causally(
 ) -> Float[Array, "b s h k"]:
     """`attend` where no query may see a later key: block by block of queries, each with the keys up to its own end.
 
-    Nearly half of the scores are then never computed, and on a processor those of a block fit into its caches.
+    Nearly half of the scores are then never computed, and on a processor those of a block fit into its caches. Of a
+    long sequence all are computed, in a loop whose blocks take the same memory one after the other.
     """
     length = q_BSHK.shape[1]
+    if _is_long(length):
+        return attend(q_BSHK, k_BSNK, v_BSNK, mask)
     block = max(_LEAST_QUERIES, -(-length // _MOST_BLOCKS))
     ends = [min(start + block, length) for start in range(0, length, block)]
     parts = [

@@ -114,6 +114,19 @@ class MeshSection(_Section):
     rules: dict[str, str] = Field(default_factory=dict)
 
 
+class MachineSection(_Section):
+    """The TPU that a configuration is made for; a run takes the devices that it finds.
+
+    `tritter tpu check` compiles `program` for it: the training step, the growth from `grow_from` (a named size or a
+    config.json) to the model, or a step of the Fisher information.
+    """
+
+    topology: str | None = None
+    slices: Positive = 1
+    program: Literal["train", "grow", "fisher"] = "train"
+    grow_from: str | None = None
+
+
 class OutputSection(_Section):
     """Where results go and how often; intervals in steps, 0 for never."""
 
@@ -141,6 +154,7 @@ class RunConfig(_Section):
     training: TrainingSection = TrainingSection()
     ewc: EwcSection = EwcSection()
     mesh: MeshSection = MeshSection()
+    machine: MachineSection = MachineSection()
     output: OutputSection = OutputSection()
 
     @classmethod

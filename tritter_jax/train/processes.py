@@ -5,7 +5,7 @@ one is lost, so that a job fails whole and can be started again from its last ch
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -129,18 +129,28 @@ def batch_part(mesh: Mesh) -> tuple[int, int]:
         >>> batch_part(make_mesh(MeshShape()))
         (0, 1)
     """
+    parts, held = batch_parts(mesh, range(jax.process_count()))
+    return parts.index(held[jax.process_index()]), len(parts)
+
+
+def batch_parts(mesh: Mesh, processes: Iterable[int]) -> tuple[list[tuple[int, ...]], dict[int, tuple[int, ...]]]:
+    """The parts that every batch is divided into, as rows of the mesh, and which of them each process feeds.
+
+    Raises:
+        UsageError: a process has no device in the mesh, or rows of two parts.
+    """
     rows = np.asarray(mesh.devices).reshape(mesh.shape["data"] * mesh.shape["fsdp"], -1)
     held = {
         process: tuple(row for row, devices in enumerate(rows) if process in {each.process_index for each in devices})
-        for process in range(jax.process_count())
+        for process in processes
     }
     parts = sorted(set(held.values()))
     if not all(parts) or sum(map(len, parts)) != len(rows) or len(set(map(len, parts))) != 1:
         raise UsageError(
             "mesh", expected="each process to hold an equal part of the batch",
-            got=f"data x fsdp = {len(rows)} over {jax.process_count()} processes", remedy=_USE_ALL,
+            got=f"data x fsdp = {len(rows)} over {len(held)} processes", remedy=_USE_ALL,
         )  # fmt: skip
-    return parts.index(held[jax.process_index()]), len(parts)
+    return parts, held
 
 
 _USE_ALL = "Let data x fsdp x tensor be the devices of all processes, and the tensor axis divide those of one."

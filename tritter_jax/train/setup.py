@@ -1,8 +1,9 @@
 """From a run configuration to what a run needs: model, data, mesh, optimizer. Everything is checked here."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -31,15 +32,12 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """A run that is ready to begin.
+class Layout:
+    """What a run computes and where, all of it known before there are data or devices.
 
     Args:
         settings: its configuration.
         config: the model.
-        origin: the checkpoint it goes on from, if any.
-        tokenizer: the tokenizer.
-        tokens: the tokenised corpus.
         mesh: the devices.
         rules: logical axis to mesh axis.
         schedule: learning rate by step.
@@ -48,9 +46,6 @@ class Run:
 
     settings: RunConfig
     config: ModelConfig
-    origin: Checkpoint | None
-    tokenizer: Tokenizer
-    tokens: TokenFile
     mesh: Mesh
     rules: Rules
     schedule: optax.Schedule
@@ -69,6 +64,25 @@ class Run:
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes, shardings
         )
 
+    def _fresh(self) -> TrainState:
+        seed = self.settings.training.seed
+        return new_state(init_params(self.config, seed=seed), self.optimizer, seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Layout):
+    """A run that is ready to begin.
+
+    Args:
+        origin: the checkpoint it goes on from, if any.
+        tokenizer: the tokenizer.
+        tokens: the tokenised corpus.
+    """
+
+    origin: Checkpoint | None
+    tokenizer: Tokenizer
+    tokens: TokenFile
+
     def first_state(self) -> TrainState:
         """The state before the first step: fresh, or a checkpoint's with its optimizer where it has one."""
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state())
@@ -83,10 +97,6 @@ class Run:
         key = jax.random.key(self.settings.training.seed)
         return TrainState(params, opt_state, *spread((steps, key), (shardings.step, shardings.key)))
 
-    def _fresh(self) -> TrainState:
-        seed = self.settings.training.seed
-        return new_state(init_params(self.config, seed=seed), self.optimizer, seed)
-
 
 def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: None) -> Run:
     """Open and check everything a run needs; tokenises the corpus where that was not done before.
@@ -98,6 +108,25 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     Raises:
         UsageError, ConfigError, FormatError: something is missing, or two things do not go together.
     """
+    origin, tokenizer, model = choose_model(settings)
+    layout = lay_out(settings, model)
+    batch_part(layout.mesh)  # raises where a process would have nothing to do
+    check_kept(settings, _past(settings, origin))
+    cache = settings.path(settings.data.cache) if settings.data.cache else None
+    corpus = open_corpora([settings.data.train] if isinstance(settings.data.train, str) else settings.data.train)
+    tokens = tokenize(corpus, tokenizer, held_out=settings.data.held_out, cache=cache, progress=progress)
+    tokens.check_vocabulary(layout.config.vocab_size)
+    run = Run(**vars(layout), origin=origin, tokenizer=tokenizer, tokens=tokens)
+    run.abstract_state()  # a mesh that does not divide the model is told now
+    return run
+
+
+def choose_model(settings: RunConfig) -> tuple[Checkpoint | None, Tokenizer, ModelConfig]:
+    """The checkpoint to go on from, if any, the tokenizer, and the model with the vocabulary that it will have.
+
+    Raises:
+        UsageError, ConfigError, FormatError: one of them is missing, or they do not go together.
+    """
     origin, chosen = _model(settings)
     tokenizer = _tokenizer(settings, origin)
     vocabulary = settings.model.vocab_size or (origin.config.vocab_size if origin else tokenizer.vocab_size)
@@ -106,37 +135,37 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
             "model.vocab_size", expected=f"{origin.config.vocab_size}, as in the checkpoint", got=vocabulary,
             remedy="Leave it out.",
         )  # fmt: skip
+    return origin, tokenizer, replace(chosen, vocab_size=vocabulary)
+
+
+def lay_out(settings: RunConfig, model: ModelConfig, devices: Sequence[Any] | None = None) -> Layout:
+    """Mesh, sharding rules and optimizer of a run.
+
+    Args:
+        settings: the run's configuration.
+        model: the model, with its vocabulary.
+        devices: what the mesh is made of; those of this job when None.
+
+    Raises:
+        UsageError: the mesh does not fit the devices or the batch, or a rule, optimizer or schedule is none there is.
+    """
     config = replace(
-        chosen,
-        vocab_size=vocabulary,
+        model,
         dtype="float64" if settings.training.compute_dtype == "float64" else "float32",
-        max_position_embeddings=max(chosen.max_position_embeddings, settings.data.sequence_length),
+        max_position_embeddings=max(model.max_position_embeddings, settings.data.sequence_length),
     )
-    shape = mesh_shape(settings.mesh)
+    shape = mesh_shape(settings.mesh, devices)
     _check_batch(settings, shape)
     rules = mesh_rules(settings.mesh)
-    mesh = make_mesh(shape)
-    batch_part(mesh)  # raises where a process would have nothing to do
     schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
-    optimizer = make_optimizer(settings.optimizer, schedule, config, settings.ewc)
-    check_kept(settings, _past(settings, origin))
-    cache = settings.path(settings.data.cache) if settings.data.cache else None
-    corpus = open_corpora([settings.data.train] if isinstance(settings.data.train, str) else settings.data.train)
-    tokens = tokenize(corpus, tokenizer, held_out=settings.data.held_out, cache=cache, progress=progress)
-    tokens.check_vocabulary(config.vocab_size)
-    run = Run(
+    return Layout(
         settings=settings,
         config=config,
-        origin=origin,
-        tokenizer=tokenizer,
-        tokens=tokens,
-        mesh=mesh,
+        mesh=make_mesh(shape, devices),
         rules=rules,
         schedule=schedule,
-        optimizer=optimizer,
+        optimizer=make_optimizer(settings.optimizer, schedule, config, settings.ewc),
     )
-    run.abstract_state()  # a mesh that does not divide the model is told now
-    return run
 
 
 def _model(settings: RunConfig) -> tuple[Checkpoint | None, ModelConfig]:
@@ -169,8 +198,12 @@ def _tokenizer(settings: RunConfig, origin: Checkpoint | None) -> Tokenizer:
     return load_tokenizer(origin.path) if origin is not None and origin.tokenizer_files else byte_tokenizer()
 
 
-def mesh_shape(section: MeshSection) -> MeshShape:
+def mesh_shape(section: MeshSection, devices: Sequence[Any] | None = None) -> MeshShape:
     """Devices along each axis, with -1 filled in.
+
+    Args:
+        section: what the configuration says.
+        devices: those there are; those of this job when None.
 
     Raises:
         UsageError: two axes are -1, or the others do not divide the devices there are.
@@ -178,13 +211,13 @@ def mesh_shape(section: MeshSection) -> MeshShape:
     sizes = {name: getattr(section, name) for name in MESH_AXES}
     left = [name for name, size in sizes.items() if size == -1]
     given = math.prod(size for size in sizes.values() if size != -1)
-    devices = len(jax.devices())
-    if len(left) > 1 or (left and devices % given):
+    count = len(jax.devices() if devices is None else devices)
+    if len(left) > 1 or (left and count % given):
         raise UsageError(
-            f"mesh.{left[-1]}", expected=f"one axis of -1, the others dividing the {devices} devices",
+            f"mesh.{left[-1]}", expected=f"one axis of -1, the others dividing the {count} devices",
             got=" x ".join(map(str, sizes.values())), remedy="Name the number of devices along each axis.",
         )  # fmt: skip
-    return MeshShape(**(sizes | dict.fromkeys(left, devices // given)))
+    return MeshShape(**(sizes | dict.fromkeys(left, count // given)))
 
 
 def _check_batch(settings: RunConfig, shape: MeshShape) -> None:

@@ -12,9 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 from tprog import ModelConfig
 
 from tritter_jax.continual import Memory, penalty
-from tritter_jax.dtypes import wide_dtype
-from tritter_jax.model import apply
-from tritter_jax.sharding import DEFAULT_RULES, Rules, batch_sharding, param_shardings, replicated
+from tritter_jax.model import token_losses
+from tritter_jax.sharding import DEFAULT_RULES, Rules, batch_sharding, param_shardings, replicated, split_batch
 from tritter_jax.train.state import TrainState, memory_shardings, state_shardings
 
 Metrics = dict[str, Float[Array, ""] | Bool[Array, ""]]
@@ -46,9 +45,7 @@ def token_nll(
         dtype: dtype of the computation up to the logits; the loss is computed in at least float32.
         remat: recompute layers in the backward pass.
     """
-    logits = apply(params, windows[:, :-1], config, dtype=dtype, remat=remat)
-    wide = logits.astype(wide_dtype(logits.dtype))
-    loss = optax.softmax_cross_entropy_with_integer_labels(wide, windows[:, 1:])
+    loss = token_losses(params, windows, config, dtype=dtype, remat=remat)
     if weights is None:
         return Sums(jnp.sum(loss), jnp.asarray(loss.size, loss.dtype))
     weights = weights.astype(loss.dtype)
@@ -92,9 +89,11 @@ def train_step(
     if accumulate == 1:
         value, gradients = jax.value_and_grad(loss)(state.params, windows)
     else:
-        parts = windows.reshape(accumulate, -1, windows.shape[1])
+        # Every part has rows of every shard, which stay where they are.
+        parts = windows.reshape(-1, accumulate, windows.shape[1]).swapaxes(0, 1)
 
         def add(total: Any, part: Int[Array, "b s1"]) -> tuple[Any, None]:
+            part = split_batch(part)
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(state.params, part)), None
 
         shapes = jax.eval_shape(jax.value_and_grad(loss), state.params, parts[0])
