@@ -26,6 +26,7 @@ from tritter_jax.cli import (
     report,
     sizes,
     tokenizer,
+    tpu,
     train,
     verify,
 )
@@ -57,6 +58,7 @@ app.command("recommend")(recommend.recommend)
 app.command("report")(report.report)
 app.command("demo")(demo.demo)
 app.add_typer(tokenizer.app, name="tokenizer")
+app.add_typer(tpu.app, name="tpu")
 
 _UNKEPT = 3
 """Exit code where a result did not meet its guarantee and was not written; 1 is every other mistake."""

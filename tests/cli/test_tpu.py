@@ -1,0 +1,36 @@
+"""tritter tpu: what is wrong with a request is told before anything is compiled, and results are JSON."""
+
+import importlib.util
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("plan", "--size", "7B", "--topology", "v5e:3x3"), "a slice that there is"),
+        (("plan", "--size", "6B", "--topology", "v5e:4x4"), "Did you mean"),
+        (("check", "nowhere.toml"), "nothing there"),
+    ],
+)
+def test_bad_input_is_told_in_a_paragraph(tritter, arguments, said):
+    assert said in tritter("tpu", *arguments).error
+
+
+def test_a_configuration_without_a_machine_is_told_what_to_add(tritter, tmp_path):
+    (tmp_path / "run.toml").write_text('[model]\nsize = "test"\n')
+    outcome = tritter("tpu", "check", "run.toml")
+    assert outcome.code == 1
+    assert 'topology = "v5e:4x4"' in outcome.error
+
+
+def test_without_the_compiler_the_extra_is_named(tritter, tmp_path, monkeypatch):
+    (tmp_path / "run.toml").write_text('[model]\nsize = "test"\n[machine]\ntopology = "v5e:2x2"\n')
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'tritter-jax[tpu]'" in tritter("tpu", "check", "run.toml").error
+
+
+def test_a_plan_overwrites_nothing(tritter, tmp_path):
+    (tmp_path / "7b-v5e-4x4.toml").write_text("mine")
+    assert "a new file" in tritter("tpu", "plan", "--size", "7B", "--topology", "v5e-16").error
+    assert (tmp_path / "7b-v5e-4x4.toml").read_text() == "mine"
