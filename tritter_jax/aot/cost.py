@@ -104,7 +104,8 @@ def program_cost(program: Program, *, slice_devices: int) -> Cost:
 def _collective(one: Instruction, kind: str, where: Computation, slice_devices: int) -> Collective:
     group = first_group(one.attributes)
     size = sum(where[name].nbytes for name in one.operands if name in where)
-    channel = re.search(r"channel_id=(\d+)", one.attributes)
+    # Permutations that the program itself asks for all have one channel, and are never spread over fusions.
+    channel = None if kind == "collective-permute" else re.search(r"channel_id=(\d+)", one.attributes)
     return Collective(
         kind=kind,
         received=_RECEIVED[kind](size, max(1, len(group))),
