@@ -1,6 +1,6 @@
 """A checkpoint opened for reading: headers are read and checked at once, tensors when they are touched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ class Checkpoint:
             ParameterError: the model has no such tensor.
         """
         return self.weights.tensor(name)
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """One tensor read from its file, some rows at a time."""
+        return self.weights.pieces(name)
 
     def file_of(self, name: str) -> TensorFile:
         """The file a tensor lies in."""

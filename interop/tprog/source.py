@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from tprog.blockcopy import aligned_empty
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError
@@ -43,8 +44,13 @@ class InPieces(Protocol):
     """A source that can give a tensor piece by piece, so that none is held whole."""
 
     def pieces(self, name: str) -> Iterator[np.ndarray]:
-        """The tensor itself, or flat arrays of its dtype that, one after the other, are its values in C order."""
+        """The tensor itself, or flat arrays of its dtype: whole rows of its first axis, one after the other."""
         ...
+
+
+def pieces_of(source: TensorSource, name: str) -> Iterator[np.ndarray]:
+    """A tensor in pieces where the source can give it so, or else whole."""
+    return source.pieces(name) if isinstance(source, InPieces) else iter((source.tensor(name),))
 
 
 class LazyTensors:
@@ -94,7 +100,7 @@ def whole(spec: TensorSpec, pieces: Iterator[np.ndarray]) -> np.ndarray:
     first = next(pieces)
     if first.size == math.prod(spec.shape):
         return first.reshape(spec.shape)
-    result = np.empty(math.prod(spec.shape), spec.dtype)
+    result = aligned_empty((math.prod(spec.shape),), spec.dtype)
     place = 0
     for piece in itertools.chain([first], pieces):
         result[place : place + piece.size] = piece.reshape(-1)
@@ -175,10 +181,7 @@ class InAdvance:
     def _all(self) -> Generator[tuple[str, np.ndarray]]:
         while self._names:
             name = self._names.popleft()
-            if isinstance(self._source, InPieces):
-                yield from ((name, piece) for piece in self._source.pieces(name))
-            else:
-                yield name, self._source.tensor(name)
+            yield from ((name, piece) for piece in pieces_of(self._source, name))
 
 
 class _Pull:

@@ -4,18 +4,20 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
+from tprog.blockcopy import aligned_empty
 from tprog.errors import FormatError, ParameterError
 from tprog.hashing import HashedFile
 from tprog.tensorheader import Header, TensorSpec, build_header, open_regular, read_header
 
 METADATA = {"format": "pt"}
 """What every file says of itself; without it some loaders refuse the file."""
+_PIECE = 8 << 20
 
 
 class TensorFile:
@@ -103,6 +105,25 @@ class TensorFile:
             return
         for number, row in enumerate(buffer):
             self._fill(row.view(np.uint8).data, start + number * view.strides[0])
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """One tensor read from the file: flat arrays of some rows each, every one in memory of its own.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp(), "a.safetensors")
+            >>> digest = write_tensors(path, {"x": np.arange(3.0)})
+            >>> [piece.tolist() for piece in TensorFile.open(path).pieces("x")]
+            [[0.0, 1.0, 2.0]]
+        """
+        view = self.tensor(name)
+        rows = view.reshape(len(view), -1) if view.ndim and view.size else view.reshape(1, -1)
+        count = max(1, _PIECE // max(1, rows.shape[1] * rows.itemsize))
+        for start in range(0, len(rows), count):
+            block = rows[start : start + count].reshape(1, -1)
+            piece = aligned_empty(block.shape, block.dtype)
+            self.read(piece, block)
+            yield piece.reshape(-1)
 
     def _fill(self, place: memoryview, start: int) -> None:
         while place:

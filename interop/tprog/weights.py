@@ -1,17 +1,19 @@
 """Which tensor files make up a directory's weights, and which tensor lies in which."""
 
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from tprog.blockcopy import aligned_empty
 from tprog.errors import FormatError, ParameterError
 from tprog.jsonio import read_json
 from tprog.layout import HF_WEIGHTS, INDEX, WEIGHTS
 from tprog.paths import safe_file
+from tprog.source import TensorSource
 from tprog.tensorfile import TensorFile
 from tprog.tensorheader import TensorSpec
 
@@ -23,6 +25,16 @@ class InFiles(Protocol):
     def file_of(self, name: str) -> TensorFile:
         """The file a tensor lies in."""
         ...
+
+
+def in_memory(source: TensorSource, name: str) -> np.ndarray:
+    """One tensor in memory: read from its file, where it lies in one, so that no page of it stays mapped."""
+    array = source.tensor(name)
+    if not isinstance(source, InFiles):
+        return array
+    result = aligned_empty(array.shape, array.dtype)
+    source.file_of(name).read(result.reshape(1, -1), array.reshape(1, -1))
+    return result
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,15 @@ class TensorSet:
             ParameterError: there is no such tensor.
         """
         return self.file_of(name).tensor(name)
+
+    def pieces(self, name: str) -> Iterator[np.ndarray]:
+        """One tensor read from its file, some rows at a time.
+
+        Raises:
+            ParameterError: there is no such tensor.
+            FormatError: the file has become shorter since it was opened.
+        """
+        return self.file_of(name).pieces(name)
 
     def file_of(self, name: str) -> TensorFile:
         """The file a tensor lies in.

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from tprog import ModelConfig, ParameterError, param_specs
 from tprog.params import flatten, nest
+from tprog.source import LazyTensors, named_source
 
 from tests.model.variants import FULL
 from tests.support import (
@@ -189,7 +190,7 @@ def hf_tensors_of(params: dict, config: ModelConfig) -> dict[str, np.ndarray]:
 @every_family
 def test_layer_by_layer_gives_the_same_logits(config):
     params, tokens = random_params(config), random_tokens(config)
-    streamed = logits_by_layer(hf_tensors_of(params, config).__getitem__, tokens, config)
+    streamed = logits_by_layer(named_source(hf_tensors_of(params, config)), tokens, config)
     assert relative_difference(streamed, logits(params, tokens, config)) < 1e-5
 
 
@@ -201,5 +202,5 @@ def test_layer_by_layer_multiplies_in_full_precision_on_every_device():
         seen.add(jax.config.jax_default_matmul_precision)
         return tensors[name]
 
-    logits_by_layer(read, random_tokens(LLAMA), LLAMA)
+    logits_by_layer(LazyTensors(named_source(tensors).specs, read), random_tokens(LLAMA), LLAMA)
     assert seen == {"highest"}

@@ -72,7 +72,7 @@ def require_finite(logits: Float[np.ndarray, "b s v"], where: object) -> None:
         )
 
 
-def sample_tokens(config: ModelConfig, *, batch: int = 2, length: int = 32, seed: int = 0) -> Int[np.ndarray, "b s"]:
+def sample_tokens(config: ModelConfig, *, batch: int = 2, length: int = 8, seed: int = 0) -> Int[np.ndarray, "b s"]:
     """Token ids drawn evenly from the vocabulary: every embedding is as likely to be compared."""
     length = min(length, config.max_position_embeddings)
     return np.random.default_rng(seed).integers(0, config.vocab_size, (batch, length), dtype=np.int32)

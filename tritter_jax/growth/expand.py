@@ -109,7 +109,7 @@ def expand(
         before = None
         if verify:
             progress("running the source")
-            before = logits_by_layer(checkpoint.tensor, tokens, plan.source, dtype=computed)
+            before = logits_by_layer(checkpoint, tokens, plan.source, dtype=computed)
             require_finite(before, checkpoint.path)
         drifts: list[Drift] = []
 
@@ -118,12 +118,12 @@ def expand(
             if before is None:
                 return None
             progress("running the result")
-            after = logits_by_layer(open_checkpoint(written).tensor, tokens, plan.target, dtype=computed)
+            after = logits_by_layer(open_checkpoint(written), tokens, plan.target, dtype=computed)
             drift = measure_drift(before, after)
             if plan.target.dtype in NARROW or plan.keeps_codes:
                 progress("running the result before rounding")
                 exact = plan.unrounded()
-                unrounded = logits_by_layer(grown_tensors(checkpoint, exact).tensor, tokens, exact.target)
+                unrounded = logits_by_layer(grown_tensors(checkpoint, exact), tokens, exact.target)
                 drift = replace(drift, before_rounding=measure_drift(before, unrounded).max_relative)
             drifts.append(drift)
             drifts[0].check(plan.guarantee, where=f"{destination}")

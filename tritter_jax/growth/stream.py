@@ -12,6 +12,7 @@ from tprog.params import HFTensor, hf_tensors
 from tprog.reader import Checkpoint
 from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
+from tprog.weights import in_memory
 
 from tritter_jax.growth.drift import precision
 from tritter_jax.growth.leaf import LeafGrowth, grow_layer, leaf_growth
@@ -69,7 +70,7 @@ def stream(
                 yield from grown_blocks(source, origin, old, own, layer)
             else:
                 grow = _compiled(function, own, old, tensor.spec)
-                yield np.asarray(grow(jnp.asarray(source.tensor(origin)), layer=jnp.int32(layer)))
+                yield np.asarray(grow(jnp.asarray(in_memory(source, origin)), layer=jnp.int32(layer)))
 
     return LazyTensors(specs, pieces=pieces)
 

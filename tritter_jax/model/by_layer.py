@@ -1,6 +1,6 @@
-"""The forward pass with one layer in memory at a time, for models that are larger than what is free."""
+"""The forward pass with half a layer in memory at a time, for models that are larger than what is free."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache, partial
 from typing import Any
 
@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int
-from tprog import ModelConfig, param_specs
+from jaxtyping import Array, Float, Int, Shaped
+from tprog import ModelConfig, ParamSpec, param_specs
 from tprog.params import Path, nest, spec_of
+from tprog.source import TensorSource, pieces_of
+from tprog.weights import InFiles, in_memory
 
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import visible_keys
@@ -18,52 +20,78 @@ from tritter_jax.model.layers import Block, rms_norm
 from tritter_jax.model.rope import rotation
 
 _VOCABULARY_CHUNK = 8192
-ReadTensor = Callable[[str], np.ndarray]
-"""From a Hugging Face name to its tensor, such as a checkpoint's mapped views."""
+_HALVES = ("attention", "mlp")
+"""Names under `layers` of what runs at a time: half a layer is what is held."""
 
 
 def logits_by_layer(
-    read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig, *, dtype: str | None = None
+    weights: TensorSource, tokens: Int[np.ndarray, "b s"], config: ModelConfig, *, dtype: str | None = None
 ) -> Float[np.ndarray, "b s v"]:
     """Logits as `apply` gives them, computed in float32 (float64 for float64 weights) from tensors read in turn.
 
     The scale of ternary weights is not rounded to the dtype that they are stored in.
 
-    Holds one layer, and a part of the output layer, in the stored dtype and in the computed one. Products are full
+    Holds half a layer, and a part of the output layer, in the stored dtype and in the computed one. Products are full
     float32 products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
 
     Args:
-        read: gives each tensor under its Hugging Face name.
+        weights: the model's tensors, such as an open checkpoint; of a file none is mapped but the embedding.
         tokens: token ids below `vocab_size`.
         config: the model.
         dtype: dtype to compute in instead; float32 or float64.
     """
     with jax.default_matmul_precision("highest"):
-        return _logits(read, tokens, config, wide_dtype(dtype or config.dtype))
+        return _logits(weights, tokens, config, wide_dtype(dtype or config.dtype))
 
 
 def _logits(
-    read: ReadTensor, tokens: Int[np.ndarray, "b s"], config: ModelConfig, wide: jnp.dtype
+    weights: TensorSource, tokens: Int[np.ndarray, "b s"], config: ModelConfig, wide: jnp.dtype
 ) -> Float[np.ndarray, "b s v"]:
     embed = spec_of(config, "embed")
-    # Rows are picked before anything is copied: of a mapped embedding, only the pages of these tokens are read.
-    x = jnp.asarray(embed.from_hf(read(embed.hf_name))[tokens]).astype(wide)
-    stacked = [spec for spec in param_specs(config) if spec.stacked]
+    x = jnp.asarray(_rows(weights, embed.hf_name, tokens.reshape(-1)).reshape(*tokens.shape, -1)).astype(wide)
+    halves = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
     for layer in range(config.num_layers):
-        tensors = {spec.path: read(spec.hf_name.format(layer=layer)) for spec in stacked}
-        x = _run_layer(config, {path: jnp.asarray(tensor) for path, tensor in tensors.items()}, x)
-    norm = spec_of(config, "norm")
-    x = _run_norm(config, jnp.asarray(read(norm.hf_name)), x)
-    output = read((embed if config.tie_embeddings else spec_of(config, "lm_head")).hf_name)
+        for half, specs in halves.items():
+            tensors = {spec.path: jnp.asarray(in_memory(weights, spec.hf_name.format(layer=layer))) for spec in specs}
+            # Waited for, so that this memory is free before the next half is read.
+            x = jax.block_until_ready(_run_half(config, half, tensors, x))
+            del tensors
+    x = _run_norm(config, jnp.asarray(in_memory(weights, spec_of(config, "norm").hf_name)), x)
+    output = (embed if config.tie_embeddings else spec_of(config, "lm_head")).hf_name
     parts = [
-        np.asarray(_run_output(jnp.asarray(output[start : start + _VOCABULARY_CHUNK]), x))
-        for start in range(0, config.vocab_size, _VOCABULARY_CHUNK)
+        np.asarray(_run_output(jnp.asarray(rows[start : start + _VOCABULARY_CHUNK]), x))
+        for rows in _row_blocks(weights, output)
+        for start in range(0, len(rows), _VOCABULARY_CHUNK)
     ]
     return np.concatenate(parts, axis=-1)
 
 
-@partial(jax.jit, static_argnums=0)
-def _run_layer(config: ModelConfig, tensors: Mapping[Path, Array], x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+def _row_blocks(weights: TensorSource, name: str) -> Iterator[np.ndarray]:
+    for piece in pieces_of(weights, name):
+        yield piece.reshape(-1, *weights.specs[name].shape[1:])
+
+
+def _rows(weights: TensorSource, name: str, indices: Int[np.ndarray, " n"]) -> Shaped[np.ndarray, "n d"]:
+    """Some rows of a tensor: of a file only their pages are mapped, of one that is made a block is held at a time."""
+    if isinstance(weights, InFiles):
+        return weights.tensor(name)[indices]
+    spec, start = weights.specs[name], 0
+    found = np.empty((len(indices), *spec.shape[1:]), spec.dtype)
+    for rows in _row_blocks(weights, name):
+        here = (indices >= start) & (indices < start + len(rows))
+        found[here] = rows[indices[here] - start]
+        start += len(rows)
+    return found
+
+
+def _belongs(spec: ParamSpec, half: str) -> bool:
+    return spec.stacked and (spec.path[1] == half or spec.path[1] == f"{half}_norm")
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _run_half(
+    config: ModelConfig, half: str, tensors: Mapping[Path, Array], x: Float[Array, "b s d"]
+) -> Float[Array, "b s d"]:
     specs = {spec.path: spec for spec in param_specs(config)}
     # The path below `layers` is the path inside a block.
     mine = {path[1:]: specs[path].from_hf(tensor) for path, tensor in tensors.items()}
@@ -71,10 +99,13 @@ def _run_layer(config: ModelConfig, tensors: Mapping[Path, Array], x: Float[Arra
     graph, state = _block(config)
     state = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(state, params)
+    block = nnx.merge(graph, state)
+    if half == "mlp":
+        return block.add_mlp(x)
     tokens = jnp.zeros(x.shape[:2], jnp.int32)
     positions = jnp.broadcast_to(jnp.arange(x.shape[1], dtype=jnp.int32), tokens.shape)
     mask = visible_keys(tokens, None, config.sliding_window)
-    return nnx.merge(graph, state)(x, rotation(config, positions, x.dtype), mask)
+    return block.add_attention(x, rotation(config, positions, x.dtype), mask)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -225,6 +225,18 @@ class Block(TableModule):
         store: Store = _only_these,
     ) -> Float[Array, "b s d"]:
         """Add attention, then the feed-forward layer, to the residual stream."""
-        eps = self.config.norm_eps
-        x = x + self.attention(rms_norm(x, self.attention_norm[...], eps), rotation, mask, store)
-        return x + self.mlp(rms_norm(x, self.mlp_norm[...], eps))
+        return self.add_mlp(self.add_attention(x, rotation, mask, store))
+
+    def add_attention(
+        self,
+        x: Float[Array, "b s d"],
+        rotation: Rotation,
+        mask: Bool[Array, "b 1 s t"],
+        store: Store = _only_these,
+    ) -> Float[Array, "b s d"]:
+        """The first half of the layer."""
+        return x + self.attention(rms_norm(x, self.attention_norm[...], self.config.norm_eps), rotation, mask, store)
+
+    def add_mlp(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
+        """The second half."""
+        return x + self.mlp(rms_norm(x, self.mlp_norm[...], self.config.norm_eps))
