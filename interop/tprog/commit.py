@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tprog.disk import require_space, sync, sync_tree, told_plainly
+from tprog.disk import require_space, sync, sync_tree, told_plainly, tree_bytes
 from tprog.errors import UsageError
 
 try:
@@ -33,6 +33,7 @@ def new_directory(
     overwrite: bool = False,
     needed: int = 0,
     is_ours: Callable[[Path], bool] = lambda _: True,
+    adopts: Callable[[Path], bool] = lambda _: False,
 ) -> Iterator[Path]:
     """A context that gives a temporary directory and, when its block succeeds, puts it at `path`.
 
@@ -41,6 +42,7 @@ def new_directory(
         overwrite: whether an old one may be replaced; it stays until the new one is complete.
         needed: bytes that will be written.
         is_ours: whether an old directory is of the kind that may be replaced.
+        adopts: whether to go on with a temporary directory that a dead writer left, instead of a new one.
 
     Raises:
         UsageError: `path` is taken, somebody else is writing it, or the disk is full or not writable.
@@ -57,10 +59,10 @@ def new_directory(
     made = _make_parents(path)
     committed = False
     try:
-        with only_writer(path) as temporary:
+        with only_writer(path, adopts) as temporary:
             refuse_taken(path, overwrite=overwrite, is_ours=is_ours)
-            require_space(path, needed)
-            temporary.mkdir()
+            require_space(path, needed - tree_bytes(temporary))
+            temporary.mkdir(exist_ok=True)
             yield temporary
             sync_tree(temporary)
             # The destination may have come into being meanwhile, by the hand of someone who takes no lock.
@@ -100,18 +102,18 @@ def new_file(path: str | Path, *, overwrite: bool = False, needed: int = 0) -> I
 
 
 @contextlib.contextmanager
-def only_writer(path: Path) -> Iterator[Path]:
+def only_writer(path: Path, adopts: Callable[[Path], bool] = lambda _: False) -> Iterator[Path]:
     """A context that keeps other writers out of a directory, and gives a temporary one's name, removed at the end.
 
     Args:
         path: the directory, resolved.
+        adopts: whether to give one that a dead writer left; the first that it is true of is given.
 
     Raises:
         UsageError: somebody else is writing it, or the disk is full or not writable.
     """
     with told_plainly(path), _lock(path):
-        _recover(path)
-        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
+        temporary = _recover(path, adopts) or path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
         try:
             yield temporary
         finally:
@@ -156,14 +158,21 @@ def _lock(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _recover(path: Path) -> None:
-    """Clear what a dead writer left: put back an old directory that it had moved away, remove the rest."""
+def _recover(path: Path, adopts: Callable[[Path], bool]) -> Path | None:
+    """Clear what a dead writer left: put back an old directory that it had moved away, remove what is not adopted."""
     aside = _aside(path)
     if aside.is_dir() and not os.path.lexists(path):
         aside.rename(path)
-    for litter in path.parent.iterdir():
-        if litter.name.startswith(f".{path.name}.") and litter.name.endswith(".tmp"):
+    found = [
+        litter
+        for litter in path.parent.iterdir()
+        if litter.name.startswith(f".{path.name}.") and litter.name.endswith(".tmp")
+    ]
+    adopted = next((litter for litter in found if litter != aside and adopts(litter)), None)
+    for litter in found:
+        if litter != adopted:
             shutil.rmtree(litter, ignore_errors=True)
+    return adopted
 
 
 def _aside(path: Path) -> Path:

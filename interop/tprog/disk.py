@@ -63,6 +63,11 @@ def told_plainly(path: Path) -> Iterator[None]:
         raise
 
 
+def tree_bytes(directory: Path) -> int:
+    """Bytes of all files in a directory; 0 where there is none."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+
+
 def sync_tree(directory: Path) -> None:
     """Bring a directory and everything in it to the disk."""
     for root, _, files in os.walk(directory):

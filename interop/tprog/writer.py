@@ -15,6 +15,7 @@ from tprog.config_json import config_to_json
 from tprog.errors import ParameterError, UsageError
 from tprog.gang import Gang, shared_directory
 from tprog.hashing import hash_file
+from tprog.journal import JOURNAL, Journal
 from tprog.jsonio import read_json, write_json
 from tprog.layout import CONFIG, INDEX, JSON_PARTS, PROGRESSIVE, SAVE_ID, SHARD_SIZE, TENSOR_PARTS, shard_names
 from tprog.params import hf_tensors, mismatches
@@ -49,6 +50,7 @@ def write_checkpoint(
     parts: Parts | None = None,
     check: Check | None = None,
     advance: Advance = lambda done, total: None,
+    journal: Journal | None = None,
     gang: Gang | None = None,
 ) -> Path:
     """Write a `.tprog` directory; it appears at `path` complete, or not at all.
@@ -66,7 +68,9 @@ def write_checkpoint(
         parts: optimizer, Fisher information and the like: see `tprog.parts.Parts`.
         check: called with the temporary directory when all is written; raising aborts the save, and returned
             metadata replaces that of the file.
-        advance: told of every tensor that this process has written.
+        advance: told of every piece that this process has written.
+        journal: where whole files are noted, so that a save that is killed can be gone on with; for one process,
+            and for tensors that need not be asked for in order.
         gang: the processes that write it together, where there are several; each passes the same arguments.
 
     Returns:
@@ -101,8 +105,11 @@ def write_checkpoint(
     total = weights + parts.nbytes
     needed = total + sum(map(len, extra.values()))
     make = partial(new_directory, path, overwrite=overwrite, needed=needed, is_ours=is_checkpoint)
+    if journal is not None:
+        assert gang.count == 1
+        make = partial(make, adopts=journal.adopts)
     with shared_directory(gang, path, make) as temporary:
-        save = _Save(temporary, gang, _Count(advance, total).add)
+        save = _Save(temporary, gang, _Count(advance, total).add, journal)
         save.tensors("weights", INDEX, source, shard_size)
         for name, part in parts.tensors.items():
             stem = TENSOR_PARTS[name]
@@ -120,6 +127,8 @@ def write_checkpoint(
             amended = check(temporary) if check is not None else None
             if amended is not None:
                 save.finish(amended.describing(config))
+            if journal is not None:
+                journal.end()
     return path
 
 
@@ -157,6 +166,7 @@ def write_shards(
     metadata: Mapping[str, str],
     gang: Gang | None = None,
     written: Callable[[int], None] = lambda nbytes: None,
+    journal: Journal | None = None,
 ) -> dict[str, FileRecord]:
     """Write a source as `{stem}.safetensors` or as numbered files; gives lengths and hashes of those written here.
 
@@ -167,9 +177,15 @@ def write_shards(
     records: dict[str, FileRecord] = {}
     failure: OSError | None = None
     for number, (name, specs) in enumerate(zip(shard_names(stem, len(shards)), shards, strict=True)):
+        if journal is not None and (known := journal.find(name)) is not None:
+            records[name] = known
+            written(sum(spec.nbytes for spec in specs.values()))
+            continue
         if number % gang.count == gang.rank and failure is None:
             try:
                 records[name] = _write_shard(directory / name, specs, source, metadata, written)
+                if journal is not None:
+                    journal.note(name, records[name])
                 continue
             except _UnwrittenError as error:
                 if gang.count == 1:
@@ -235,11 +251,14 @@ class _Count:
 class _Save:
     """One save in progress: its id, and the hashes known so far."""
 
-    def __init__(self, directory: Path, gang: Gang, written: Callable[[int], None]) -> None:
+    def __init__(self, directory: Path, gang: Gang, written: Callable[[int], None], journal: Journal | None) -> None:
         self.directory = directory
         self.written = written
+        self.journal = journal
         self.gang = gang
-        self.save_id = gang.share(uuid.uuid4().hex)
+        self.save_id = journal.save_id if journal else gang.share(uuid.uuid4().hex)
+        if journal is not None:
+            journal.begin(directory)
         self.records: dict[str, FileRecord] = {}
 
     def place(self, name: str) -> Path:
@@ -266,6 +285,7 @@ class _Save:
             metadata=metadata,
             gang=self.gang,
             written=self.written,
+            journal=self.journal,
         )
 
     def exchange_records(self) -> None:
@@ -286,7 +306,7 @@ class _Save:
         for root, _, names in os.walk(self.directory):
             for file in names:
                 name = Path(root, file).relative_to(self.directory).as_posix()
-                if name not in self.records and name != PROGRESSIVE:
+                if name not in self.records and name not in (PROGRESSIVE, JOURNAL):
                     size, digest = hash_file(Path(root, file))
                     self.records[name] = FileRecord(bytes=size, sha256=digest)
         manifest = Manifest(save_id=self.save_id, files=dict(sorted(self.records.items())))

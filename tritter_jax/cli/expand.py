@@ -86,6 +86,9 @@ def expand(
         bool, typer.Option("--trust-hooks", help="Run the source's expansion_hooks.py, which may add strategies.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what a killed run left, from its last whole file.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Grow a checkpoint in depth and width, with all that it holds; the result computes the same function.
@@ -156,6 +159,7 @@ def expand(
             shard_size=limit,
             progress=stage,
             advance=stage.advance,
+            resume=resume,
         )
     unknown = unknown_fisher(done.plan)
     left = [name for name in checkpoint.parts if name not in done.carried]

@@ -1,5 +1,7 @@
 """Expanding a checkpoint on disk: open, plan, grow, write, check, commit."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,12 +11,14 @@ from tprog import ModelConfig, size_label
 from tprog.commit import refuse_taken
 from tprog.disk import require_space
 from tprog.huggingface import kept_files
+from tprog.journal import Journal
 from tprog.parts import MINIMAL_FISHER
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
 from tprog.unchanged import Unchanged
 from tprog.writer import SHARD_SIZE, Advance, write_checkpoint
 
+from tritter_jax import __version__
 from tritter_jax.growth.carry import MeasuredFisher, grown_parts
 from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.drift import NARROW, Drift, measure_drift, precision, require_finite, sample_tokens
@@ -58,6 +62,7 @@ def expand(
     shard_size: int = SHARD_SIZE,
     progress: Progress = lambda stage: None,
     advance: Advance = lambda done, total: None,
+    resume: bool = False,
     **choices: Any,
 ) -> Expanded:
     """Grow a checkpoint into a larger one, and write it only if it keeps what its plan promises.
@@ -77,6 +82,7 @@ def expand(
         shard_size: largest weights file in bytes.
         progress: told each stage's name as it begins.
         advance: told how many bytes of the result are written, and how many there will be.
+        resume: go on with what a killed run of the same growth left, from its last whole file.
         **choices: `depth`, `positions`, `layers`, `width`, `split`, `noise`, `noise_everywhere`, `allow_inexact`,
             `seed`, as for `make_plan`; none beside a plan.
 
@@ -85,7 +91,8 @@ def expand(
             moved.
         VerificationError: the plan said exact, and the result is not.
         FormatError: the source is not a model, or changed while it was read.
-        UsageError: the destination is taken, cannot be written, or its disk is too small.
+        UsageError: the destination is taken, cannot be written, its disk is too small, or what a killed run left is
+            of another plan or source.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     unchanged = Unchanged.of(checkpoint.path)
@@ -97,8 +104,11 @@ def expand(
         plan = make_plan(checkpoint.config, target, scores=stored_scores(checkpoint), **choices)
     parts = grown_parts(checkpoint, plan, optimizer=optimizer, fisher=fisher, measured=measured)
     tensors = grown_tensors(checkpoint, plan)
-    # Before the source is run, which may take minutes; the writer asks again.
-    require_space(Path(destination).expanduser(), parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values()))
+    # Before the source is run, which may take minutes; the writer asks again, less what is there already.
+    if not resume:
+        require_space(
+            Path(destination).expanduser(), parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values())
+        )
     moved = {name: how for name, how in (("optimizer", optimizer), ("fisher", fisher)) if name in checkpoint.parts}
     if measured is not None:
         moved["fisher_measured_on"] = measured.data
@@ -143,8 +153,19 @@ def expand(
             parts=parts,
             check=check,
             advance=advance,
+            journal=Journal(made_from(plan, unchanged, moved, shard_size), resume=resume),
         )
     return Expanded(path=path, plan=plan, drift=drifts[0] if drifts else None, carried=parts.given)
+
+
+def made_from(plan: Plan, source: Unchanged, moved: Mapping[str, str], shard_size: int) -> dict[str, str]:
+    """Digests of all that decides which bytes a growth writes."""
+    what = {
+        "plan": [plan_to_record(plan), moved, shard_size],
+        "source": [str(source.directory), source.stamps],
+        "release": __version__,
+    }
+    return {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in what.items()}
 
 
 def stored_scores(checkpoint: Checkpoint) -> list[float] | None:
