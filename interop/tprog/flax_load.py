@@ -36,22 +36,34 @@ def load_tree(
         ParameterError: there is no sharding for some parameter.
         UsageError: the tensors are float64 and JAX is not set to compute in it.
     """
-    tensors: dict[str, list[HFTensor]] = {}
-    for tensor in hf_tensors(config):
-        tensors.setdefault(tensor.spec.name, []).append(tensor)
     spread = _shardings(shardings, config)
-    tree: dict[tuple[str, ...], Any] = {}
-    for spec in param_specs(config):
-        own = tensors[spec.name]
-        target = _dtype(source, spec, own, dtype)
-        sharding = spread.get(spec.path)
-        read = partial(_read, source, spec, own, target)
-        if sharding is None:
-            # On a CPU device_put takes the memory over; elsewhere the host holds one parameter at a time.
-            tree[spec.path] = jax.device_put(read(tuple(slice(None) for _ in spec.shape)))
-        else:
-            tree[spec.path] = jax.make_array_from_callback(spec.shape, sharding, _once(read))
-    return nest(tree)
+    return nest(
+        {
+            spec.path: load_parameter(source, config, spec, dtype=dtype, sharding=spread.get(spec.path))
+            for spec in param_specs(config)
+        }
+    )
+
+
+def load_parameter(
+    source: TensorSource,
+    config: ModelConfig,
+    spec: ParamSpec,
+    *,
+    dtype: str | np.dtype | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> jax.Array:
+    """One parameter, layers stacked on axis 0; where it is spread, this process reads what its own devices hold.
+
+    Raises:
+        UsageError: its tensors are float64 and JAX is not set to compute in it.
+    """
+    own = [tensor for tensor in hf_tensors(config) if tensor.spec.name == spec.name]
+    read = partial(_read, source, spec, own, _dtype(source, spec, own, dtype))
+    if sharding is None:
+        # On a CPU device_put takes the memory over; elsewhere the host holds one parameter at a time.
+        return jax.device_put(read(tuple(slice(None) for _ in spec.shape)))
+    return jax.make_array_from_callback(spec.shape, sharding, _once(read))
 
 
 def require_whole(source: TensorSource, config: ModelConfig, *, what: str, where: object) -> None:

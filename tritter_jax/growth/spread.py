@@ -38,6 +38,11 @@ class Spread:
         """The sharding of the grown array."""
         return NamedSharding(self.mesh, _spec(self.after))
 
+    @property
+    def old_sharding(self) -> NamedSharding:
+        """The sharding of the old array."""
+        return NamedSharding(self.mesh, _spec(self.before))
+
     def layer(self) -> "Spread":
         """The same for one layer of a stack."""
         return Spread(self.mesh, self.before[1:], self.after[1:])
