@@ -1,5 +1,6 @@
 """Going on with a growth that was killed: whole files are kept, and only for the same plan and source."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -56,6 +57,15 @@ def names(directory) -> list[str]:
     return sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*.safetensors"))
 
 
+@contextlib.contextmanager
+def held_open(directory):
+    """A context in which the inodes of a directory's files are not given out again."""
+    with contextlib.ExitStack() as stack:
+        for name in names(directory):
+            stack.enter_context((directory / name).open("rb"))
+        yield
+
+
 def assert_grown(path, source, tmp_path) -> None:
     fresh = open_checkpoint(expand(source, tmp_path / "fresh.tprog", LARGE, **GROW).path)
     assert verify(path).findings == ()
@@ -68,7 +78,8 @@ def assert_grown(path, source, tmp_path) -> None:
 
 def test_whole_files_are_kept_and_the_rest_is_written(source, killed, tmp_path):
     left = {name: (killed / name).stat().st_ino for name in names(killed)}
-    path = go_on(source, tmp_path)
+    with held_open(killed):
+        path = go_on(source, tmp_path)
     kept = [name for name in left if (path / name).stat().st_ino == left[name]]
     assert len(kept) == len(left) - 1 >= 3  # all but the one that was being written
     assert len(names(path)) > len(left)
@@ -85,7 +96,8 @@ def test_a_file_that_is_not_what_was_noted_is_written_anew(source, killed, tmp_p
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last[0] ^ 1]))
     inode = victim.stat().st_ino
-    path = go_on(source, tmp_path)
+    with held_open(killed):
+        path = go_on(source, tmp_path)
     assert (path / victim.relative_to(killed)).stat().st_ino != inode
     assert_grown(path, source, tmp_path)
 
@@ -109,12 +121,10 @@ def test_a_changed_source_is_refused(source, killed, tmp_path):
 
 def test_without_resume_the_litter_is_cleared(source, killed, tmp_path):
     left = {(killed / name).stat().st_ino for name in names(killed)}
-    held = [(killed / name).open("rb") for name in names(killed)]  # so that no inode is given out again
-    path = go_on(source, tmp_path, resume=False)
+    with held_open(killed):
+        path = go_on(source, tmp_path, resume=False)
     assert not left & {(path / name).stat().st_ino for name in names(path)}
     assert [entry.name for entry in (tmp_path / "to").iterdir()] == ["large.tprog"]
-    for file in held:
-        file.close()
 
 
 WRITER = """
