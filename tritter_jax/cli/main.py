@@ -1,8 +1,10 @@
 """The command `tritter`. Every sub-command is a module beside this one; heavy imports wait inside its function."""
 
+import importlib.util
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -89,10 +91,19 @@ def _terminate(number: int, frame: object) -> NoReturn:
     sys.exit(128 + number)
 
 
+def _only_a_processor() -> bool:
+    """Whether the TPU compiler is installed and there is no device it, or a GPU, would show: it complains loudly."""
+    devices = Path("/dev")
+    shown = any(any(devices.glob(pattern)) for pattern in ("accel*", "vfio/[0-9]*", "nvidia[0-9]*", "kfd"))
+    return importlib.util.find_spec("libtpu") is not None and not shown
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one paragraph and a non-zero exit code, never a traceback."""
     # The accelerator's own start-up messages are not what the user asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if _only_a_processor():
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     signal.signal(signal.SIGTERM, _terminate)
