@@ -25,11 +25,11 @@ class Journal:
         >>> import tempfile
         >>> directory = Path(tempfile.mkdtemp())
         >>> Journal({"plan": "a"}).begin(directory)
-        >>> Journal({"plan": "a"}, resume=True).adopts(directory)
-        True
         >>> Journal({"plan": "b"}, resume=True).adopts(directory)
         Traceback (most recent call last):
         tprog.errors.UsageError: ...: expected a save of the same plan to go on with, got one of another plan...
+        >>> Journal({"plan": "a"}, resume=True).adopts(directory)
+        True
     """
 
     def __init__(self, made_from: Mapping[str, str], *, resume: bool = False) -> None:

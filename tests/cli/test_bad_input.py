@@ -134,11 +134,11 @@ def test_a_tensor_that_does_not_fit_is_named(tritter, small, config_file, change
 
 
 def test_a_result_that_breaks_its_promise_is_not_written(tritter, small, config_file, tmp_path, monkeypatch):
-    from tritter_jax.growth import stream
+    from tritter_jax.growth import rows
 
     # Growth is broken on purpose: what fresh memory would hold instead of the grown weights.
-    compiled = stream._compiled
-    monkeypatch.setattr(stream, "_compiled", lambda *what: lambda x, layer: compiled(*what)(x, layer=layer) * 1.05)
+    compiled = rows._compiled
+    monkeypatch.setattr(rows, "_compiled", lambda *what: lambda *x: compiled(*what)(*x) * 1.05)
     before = entries(tmp_path)
     outcome = tritter(
         "expand",
