@@ -59,20 +59,28 @@ def _mean(records: list[dict], field: str) -> float:
 
 
 def _plot(results: Results, file: Path, name: str) -> None:
-    """Held-out loss by FLOPs, a colour a variant and a line a seed."""
+    """Held-out loss by FLOPs from the last third on: the seeds' mean, and from the least to the most of them."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
 
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    colours = plt.get_cmap("tab20").colors  # pyright: ignore[reportAttributeAccessIssue]
-    for number, (variant, runs) in enumerate(results.items()):
-        for run in runs:
-            flops, losses = zip(*run["curve"], strict=True)
-            label = variant if run is runs[0] else None
-            axes.plot(flops, losses, color=colours[number % len(colours)], linewidth=1.2, alpha=0.8, label=label)
-    axes.set(xlabel="FLOPs", ylabel="held-out loss, nats a byte", yscale="log", title=f"Does growing pay? ({name})")
-    axes.legend(fontsize=7, loc="upper right")
+    figure, axes = plt.subplots(figsize=(9, 7), layout="constrained")
+    colours = plt.get_cmap("tab10").colors  # pyright: ignore[reportAttributeAccessIssue]
+    others = [variant for variant in results if variant != SCRATCH.name]
+    for variant, runs in results.items():
+        flops, losses = np.array([list(zip(*run["curve"], strict=True)) for run in runs]).transpose(1, 0, 2)
+        number = others.index(variant) if variant in others else None
+        style = {"color": "black", "linewidth": 2.2}
+        if number is not None:
+            turns, colour = divmod(number, len(colours))
+            style = {"color": colours[colour], "linewidth": 1.4, "linestyle": ("-", "--", ":")[turns]}
+        axes.plot(flops.mean(0), losses.mean(0), label=variant, **style)
+        axes.fill_between(flops.mean(0), losses.min(0), losses.max(0), color=style["color"], alpha=0.08, linewidth=0)
+    shown = [loss for runs in results.values() for run in runs for _, loss in run["curve"][len(run["curve"]) // 3 :]]
+    axes.set(xlabel="FLOPs", ylabel="held-out loss, nats a byte", title=f"Does growing pay? ({name})")
+    axes.set_ylim(min(shown) - 0.03, max(shown))
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     figure.savefig(file, dpi=100)
     plt.close(figure)
