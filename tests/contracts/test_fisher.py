@@ -57,7 +57,7 @@ def test_preserve_charges_a_move_of_all_copies_what_the_old_move_cost(model, gro
 
 @pytest.mark.parametrize(("growth", "kept"), [(BOTH, 0.75), (FRESH, 1.0)], ids=["copies", "fresh"])
 def test_exact_forgets_that_copies_move_together(growth, kept):
-    """What `preserve` is for: of the cost of moving all copies, the exact diagonal charges a part; of fresh ones all."""
+    """What `preserve` is for: the exact diagonal charges a part of what moving all copies cost; of fresh ones all."""
     plan = growth.plan(in_dtype(MODELS[0].config, "float64"))
     (spec,) = [spec for spec, _ in plan.target_specs() if spec.name == "layers.mlp.gate"]
     move = drawn(plan)[spec]
