@@ -122,9 +122,14 @@ def empirical(
         score = jax.grad(lambda tree: log_likelihood(logits_of(tree, row.inputs), row.labels, row.weights))(params)
         return jax.tree.map(jnp.square, score)
 
+    def squares(row: Labelled) -> Any:
+        if shards == 1:  # a batch axis of one would cost a tenth more
+            return square(jax.tree.map(lambda leaf: leaf[0], row))
+        each = _one_a_shard(jax.vmap(square)(_one_a_shard(row, mesh)), mesh)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), each)
+
     def add(total: Any, row: Labelled) -> tuple[Any, None]:
-        squares = jax.vmap(square)(_one_a_shard(row, mesh))
-        return jax.tree.map(lambda sum_, leaf: sum_ + jnp.sum(leaf, 0), total, _one_a_shard(squares, mesh)), None
+        return jax.tree.map(jnp.add, total, squares(row)), None
 
     return jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params), rows)[0]
 
