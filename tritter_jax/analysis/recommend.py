@@ -25,7 +25,6 @@ class Advice:
         law: the loss history's power law, where there is a history.
         point: when growing is predicted to win.
         tokens_seen: tokens that the model has seen; None where nobody knows.
-        grow_now: whether that moment has come; None where nobody knows.
     """
 
     plan: Plan
