@@ -4,7 +4,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -167,16 +167,13 @@ class InAdvance:
         return tuple(self._names)
 
     def __iter__(self) -> Generator[tuple[str, np.ndarray]]:
-        with ThreadPoolExecutor(1, "tensors") as pool, closing(self._all()) as pieces:
+        # The thread ends before its generator is closed, which cannot be while it runs; Ctrl-C may come at any line.
+        with closing(self._all()) as pieces, ThreadPoolExecutor(1, "tensors") as pool:
             due = pool.submit(next, pieces, None)
-            try:
-                while (found := due.result()) is not None:
-                    due = pool.submit(next, pieces, None)
-                    yield found
-                    del found
-            finally:
-                # A generator cannot be closed while it runs.
-                wait([due])
+            while (found := due.result()) is not None:
+                due = pool.submit(next, pieces, None)
+                yield found
+                del found
 
     def _all(self) -> Generator[tuple[str, np.ndarray]]:
         while self._names:

@@ -20,8 +20,8 @@ from tprog.weights import InFiles
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.growth.leaf import LeafGrowth, scaled, scaled_by_layer
 
-_BLOCK = 4 << 20
-"""Entries of a block: 8 MiB of bfloat16."""
+_BLOCK = 1 << 19
+"""Entries of a block: 1 MiB of bfloat16. The allocator gives larger ones back and asks for new pages each time."""
 
 
 def entry_by_entry(growth: LeafGrowth) -> bool:
