@@ -5,6 +5,7 @@ from typing import Any
 
 from tprog.card_merge import TITLE
 from tprog.families import FAMILIES
+from tprog.forgetting import forgetting_matrix
 from tprog.hub_files import PARTS
 from tprog.layout import TOKENIZER
 from tprog.reader import Checkpoint
@@ -161,7 +162,26 @@ def _losses(checkpoint: Checkpoint, metrics: Sequence[Mapping[str, Any]]) -> str
     if rows:
         columns = ("nats a token", "first", "lowest", "at step", "last", "forgotten since the lowest")
         text += "\n\n" + table(columns, rows)
+    text += _forgetting(checkpoint)
     return f"## Losses and forgetting\n\n{text.strip()}" if text else ""
+
+
+def _forgetting(checkpoint: Checkpoint) -> str:
+    """The loss of every task at every time, where `tritter eval --store` or a run has put it on record."""
+    matrix = forgetting_matrix(checkpoint.progressive.to_json().get("task_losses"))
+    if matrix is None:
+        return ""
+    rows = [(title, *(_number(cell.loss) for cell in cells)) for title, cells in matrix.rows]
+    now = [None if cell.loss is None else cell.lost for cell in matrix.rows[-1][1]]
+    rows.append(("forgotten since the lowest", *map(_number, now)))
+    text = "\n\nLoss of each task, in nats a token, a row for each time it was measured.\n\n"
+    text += table(("", *matrix.tasks), rows)
+    figures = ", ".join(f"{name} {value:+.4f}" for name, value in matrix.summary)
+    return f"{text}\n\nIn all: {figures}." if figures else text
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _course(name: str, metrics: Sequence[Mapping[str, Any]]) -> tuple[object, ...] | None:

@@ -129,12 +129,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.family, str) or self.family not in FAMILIES:
-            raise ConfigError(
-                "family",
-                expected=f"one of {', '.join(FAMILIES)}",
-                got=self.family,
-                remedy="Choose one of those.",
-            )
+            raise ConfigError.unknown("family", self.family, FAMILIES)
         for name in (
             "hidden_size",
             "num_layers",

@@ -65,7 +65,13 @@ def told_plainly(path: Path) -> Iterator[None]:
 
 def tree_bytes(directory: Path) -> int:
     """Bytes of all files in a directory; 0 where there is none."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    return sum(file_lengths(directory).values())
+
+
+def file_lengths(directory: Path) -> dict[str, int]:
+    """The length of every file below a directory, by its relative name, in order."""
+    files = (path for path in sorted(directory.rglob("*")) if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.stat().st_size for path in files}
 
 
 def sync_tree(directory: Path) -> None:

@@ -1,6 +1,8 @@
 """Every error a user can meet: where it happened, what was expected, what was found, and the way out."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import Self
 
 
 class TritterError(Exception):
@@ -31,6 +33,32 @@ class TritterError(Exception):
         self.findings = tuple(findings)
         lines = [f"{self.where}: expected {self.expected}, got {self.got}. {remedy}"]
         super().__init__("\n".join([*lines, *(f"  - {finding}" for finding in self.findings)]))
+
+    @classmethod
+    def unknown(
+        cls, where: object, name: object, known: Iterable[str], *, remedy: str = "Choose one of those."
+    ) -> Self:
+        """The error for a name that is none of those known; it names the nearest, or else says the remedy.
+
+        Example:
+            >>> str(UsageError.unknown("--depth", "stak", ["identity", "stack"]))
+            "--depth: expected one of identity, stack, got 'stak'. Did you mean stack?"
+        """
+        names = list(known)
+        near = difflib.get_close_matches(str(name), names, n=1)
+        hint = f"Did you mean {near[0]}?" if near else remedy
+        return cls(where, expected=f"one of {', '.join(names)}", got=repr(name), remedy=hint)
+
+    def to_json(self) -> dict[str, object]:
+        """The error as JSON, for a program that reads it."""
+        return {
+            "kind": type(self).__name__,
+            "where": self.where,
+            "expected": self.expected,
+            "got": self.got,
+            "remedy": self.remedy,
+            "findings": list(self.findings),
+        }
 
 
 class ConfigError(TritterError):

@@ -209,9 +209,7 @@ class _File:
 
 def _refuse_unknown(config: ModelConfig, chosen: str) -> None:
     if chosen not in TYPES:
-        raise UsageError(
-            "GGUF type", expected=f"one of {', '.join(TYPES)}", got=chosen, remedy="Choose one of those."
-        )
+        raise UsageError.unknown("GGUF type", chosen, TYPES)
     arch = FAMILIES.get(config.family)
     scaling = config.rope_scaling.kind if config.rope_scaling else None
     missing = [

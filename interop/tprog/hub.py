@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tprog.commit import new_directory, refuse_taken
+from tprog.disk import file_lengths
 from tprog.errors import FormatError, UsageError
 from tprog.hub_errors import is_offline, library, told
 from tprog.hub_files import Listing, check_parts, trimmed
@@ -112,6 +113,26 @@ def peek(source: str | HubId) -> Path:
         snapshot = Path(hub.hf_hub_download(source.repository, CONFIG, revision=source.revision)).parent
         hub.snapshot_download(source.repository, revision=snapshot.name, allow_patterns=[CONFIG, PROGRESSIVE])
     return snapshot
+
+
+def look(source: str | HubId) -> tuple[Path, dict[str, int]]:
+    """What a model is, without its weights: the directory that `peek` fetches, and the length of every file there is.
+
+    Without a network the files are those in the cache.
+
+    Raises:
+        UsageError: as for `fetch`.
+    """
+    source = HubId.of(source)
+    snapshot = peek(source)
+    with told(source):
+        try:
+            listing = Listing.of(library().HfApi(), source.repository, snapshot.name)
+        except Exception as error:
+            if not is_offline(error):
+                raise
+            return snapshot, file_lengths(snapshot)
+    return snapshot, {name: file.size for name, file in sorted(listing.files.items())}
 
 
 def pull(

@@ -66,10 +66,8 @@ def check_parts(parts: Iterable[str] | None) -> frozenset[str]:
         ['card', 'tokenizer', 'weights']
     """
     wanted = set(PARTS if parts is None else parts)
-    if unknown := wanted - set(PARTS):
-        raise UsageError(
-            "parts", expected=f"some of {', '.join(PARTS)}", got=", ".join(sorted(unknown)), remedy="Choose of those."
-        )
+    for name in sorted(wanted - set(PARTS)):
+        raise UsageError.unknown("parts", name, PARTS)
     return frozenset(wanted | {"weights", _CARD})
 
 

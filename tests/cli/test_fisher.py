@@ -5,6 +5,8 @@ import pytest
 import tprog.numpy
 from tprog.reader import open_checkpoint
 
+from tritter_jax.cli import progress
+
 
 @pytest.fixture
 def model(tritter, config_file):
@@ -17,7 +19,8 @@ def model(tritter, config_file):
 OPTIONS = ("--data", "builtin:prose", "--sequence-length", 16, "--batch-size", 4, "--samples", 10)
 
 
-def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, model):
+def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, model, monkeypatch):
+    monkeypatch.setattr(progress, "PATIENCE", 0.0)
     before = tprog.numpy.load(model)
     outcome = tritter("fisher", model, *OPTIONS, "--json")
     assert outcome.code == 0, outcome.err
@@ -25,7 +28,7 @@ def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, 
     assert (outcome.json["samples"], outcome.json["tokens"]) == (10, 160)
     assert 0 < outcome.json["relative_change"] < 1
     lines = [line for line in outcome.err.splitlines() if "change" in line]
-    assert [line.split(",")[0] for line in lines] == ["4 of 10 rows", "8 of 10 rows", "10 of 10 rows"]
+    assert [line.split(",")[0] for line in lines] == [f"measuring: {done} % of 10 rows" for done in (40, 80)]
     found = open_checkpoint(model)
     assert set(found.parts) >= {"fisher", "old_params"}
     said = found.progressive.to_json()["ewc_config"]

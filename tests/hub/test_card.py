@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import transformers.utils.hub
 from huggingface_hub import ModelCard
+from tprog.amend import amend
 from tprog.card import merge_cards, model_card, write_card
 from tprog.card_merge import merge
 from tprog.errors import FormatError, UsageError
@@ -87,6 +88,22 @@ def test_losses_and_forgetting_come_from_a_run(tritter, poet, tmp_path):
     assert tritter("card", poet, "--metrics", tmp_path).code == 0
     assert "| held out loss | 3.0000 | 2.0000 | 5 | 2.5000 | 0.5000 |" in (poet / "README.md").read_text()
     assert "metrics.jsonl" in tritter("card", poet, "--metrics", tmp_path / "words").error
+
+
+def test_what_was_forgotten_of_each_task_is_told(poet):
+    losses = {"tasks": ["prose", "a|b"], "losses": [[2.0, None], [2.5, 1.5]], "forgetting": 0.5}
+    amend(poet, task_losses=losses)
+    card = write_card(poet)[0].read_text()
+    for row in (
+        "|  | prose | a\\|b |",
+        "| after prose | 2.0000 |  |",
+        "| after a\\|b | 2.5000 | 1.5000 |",
+        "| forgotten since the lowest | 0.5000 | 0.0000 |",
+        "In all: forgetting +0.5000.",
+    ):
+        assert row in card
+    amend(poet, task_losses=None)
+    assert "forgetting" not in write_card(poet)[0].read_text().lower()
 
 
 def test_pictures_are_shown_and_pushed(hub, poet):

@@ -153,7 +153,7 @@ def test_a_refusal_says_what_would_help(poet, tritter, fault, said):
         (("pull", "org/poet@none"), "a branch, tag or commit of that name"),
         (("pull", "nonsense"), "org/name or org/name@revision"),
         (("pull", "org/po--et"), "org/name"),
-        (("pull", "org/poet", "--parts", "weigths"), "some of weights"),
+        (("pull", "org/poet", "--parts", "weigths"), "Did you mean weights?"),
         (("pull", "org/poet", "words"), "a path that does not exist"),
         (("pull", "org/poet", "words/tokenizer.json/x"), "words/tokenizer.json"),
         (("pull", "org/empty"), "weights in safetensors files"),

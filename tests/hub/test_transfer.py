@@ -12,6 +12,8 @@ from tprog.reader import open_checkpoint
 from tprog.verify import verify
 
 from tests.tprog.files import assert_same_bits, random_arrays, small_config
+from tritter_jax.train.config import RunConfig
+from tritter_jax.train.setup import choose_model
 
 
 def test_a_pulled_checkpoint_is_the_one_that_was_pushed(hub, checkpoint, tmp_path):
@@ -162,6 +164,34 @@ def test_a_plan_reads_no_weights(hub, tritter, checkpoint, tmp_path):
     assert tritter("plan", "--from", "org/poet", "--to", "deeper.json", "--layers", "0").code == 0
     assert hub.asked("GET", "config.json")
     assert len(hub.asked("GET", "/cdn/|/resolve/")) == 2
+
+
+def test_what_a_model_is_can_be_asked_without_its_weights(hub, tritter, checkpoint, tmp_path):
+    push(checkpoint, "org/poet")
+    hub.requests.clear()
+    here, there = (tritter("info", source, "--json").json for source in (checkpoint, "org/poet"))
+    assert {name: here[name] for name in ("size", "parameters")} == {
+        name: there[name] for name in ("size", "parameters")
+    }
+    assert here["files"].items() <= there["files"].items()
+    assert tritter("report", "org/poet").code == 0
+    assert "org/poet" in (tmp_path / "report.html").read_text()
+    assert not hub.asked("GET", r"weights.*safetensors|ewc|training")
+
+
+def test_a_run_goes_on_from_a_model_of_the_hub(hub, plain, tmp_path, monkeypatch):
+    files = {path.name: path.read_bytes() for path in plain.iterdir() if path.name != "tokenizer.json"}
+    hub.create("org/model", files)
+    monkeypatch.chdir(tmp_path)
+    settings = RunConfig.parse({}, ["model.checkpoint=org/model"])
+    origin, _, model = choose_model(settings)
+    assert origin is not None
+    assert origin.config == open_checkpoint(plain).config == model
+    with pytest.raises(UsageError, match="a missing repository"):
+        choose_model(RunConfig.parse({}, ["model.checkpoint=org/other"]))
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    with pytest.raises(FormatError, match=r"config\.json"):
+        choose_model(settings)  # a directory here goes before the Hub
 
 
 def test_pull_names_its_directory_after_the_repository(hub, tritter, checkpoint, plain):

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 from tprog import UsageError, named_size
+from tprog.forgetting import forgetting_matrix
 from tprog.schema import Progressive
 
 from tests.report.conftest import HOSTILE
@@ -12,7 +13,6 @@ from tritter_jax.growth import make_plan
 from tritter_jax.report import Facts, render, write_report
 from tritter_jax.report.axes import grown_axes, runs
 from tritter_jax.report.facts import loss_curves
-from tritter_jax.report.forgetting import forgetting_matrix
 from tritter_jax.report.page import GENERATOR
 
 SECTIONS = ["size", "expansion", "loss", "layers", "fisher", "forgetting", "next"]

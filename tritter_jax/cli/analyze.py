@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.arguments import output_file, own_path
-from tritter_jax.cli.output import JsonOption, emit, err, ranges, table
+from tritter_jax.cli.arguments import Own, output_file, own_path
+from tritter_jax.cli.output import emit, ranges, table
+from tritter_jax.cli.progress import stages
 
 if TYPE_CHECKING:
     from tritter_jax.train.analyze import Analyzed
 
 
 def analyze(
-    path: Annotated[str, typer.Argument(help="A checkpoint, or a size: the newest one here.")],
+    path: Own,
     data: Annotated[str, typer.Option(help="What to measure on: a file, directory, glob, builtin:prose.")],
     samples: Annotated[int, typer.Option(help="Number of rows at most, taken at even distances.", min=1)] = 256,
     batch_size: Annotated[int, typer.Option(help="Rows at a time.", min=1)] = 8,
     sequence_length: Annotated[int, typer.Option(help="Tokens scored in a row.", min=1)] = 256,
     everything: Annotated[bool, typer.Option("--all", help="Use all documents, not the held-out ones only.")] = False,
     plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("tritter-layers.png"),
-    json: JsonOption = False,
 ) -> None:
     """Measure what each layer does: the loss without it, its block influence, the residual stream, Fisher mass.
 
@@ -30,7 +30,6 @@ def analyze(
 
     Example: tritter analyze runs/run/tritter-52M-200.tprog --data builtin:prose
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from tprog.reader import open_checkpoint
 
     from tritter_jax.analysis import plot_layers
@@ -38,9 +37,8 @@ def analyze(
 
     checkpoint = open_checkpoint(own_path(path))
     output_file(plot)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err()) as bars:
-        task = bars.add_task("compiling", total=samples)
+    with stages() as stage:
+        stage("measuring")
         done = run(
             checkpoint,
             data,
@@ -48,7 +46,7 @@ def analyze(
             batch_size=batch_size,
             sequence_length=sequence_length,
             everything=everything,
-            report=lambda rows, total: bars.update(task, description="measuring", completed=rows, total=total),
+            report=lambda rows, total: stage.advance(rows, total, "rows"),
         )
     found = done.record
     drawn = plot_layers(
@@ -66,7 +64,7 @@ def analyze(
         "loss_without_critical": done.without_critical,
         "plot": str(plot) if drawn else None,
     }
-    emit(result, json, lambda console: _render(console, done, str(checkpoint.path), str(plot) if drawn else None))
+    emit(result, lambda console: _render(console, done, str(checkpoint.path), str(plot) if drawn else None))
 
 
 _WIDTH = 30

@@ -4,56 +4,42 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-from tprog import SIZES, ModelConfig, UsageError, load_config, named_size
+import typer
+from tprog import ModelConfig, UsageError, load_config, locate, named_size
 from tprog.config import DTYPES
-from tprog.layout import CONFIG, newest
+from tprog.layout import CONFIG
+from tprog.locate import hub_source, is_size, user_path
 
+from tritter_jax.cli import completion
 from tritter_jax.cli.output import err
+from tritter_jax.cli.progress import aside
 
-if TYPE_CHECKING:
-    from tprog.hub import HubId
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest one here.",
+        autocompletion=completion.sources,
+    ),
+]
+"""A checkpoint that is read."""
+Own = Annotated[
+    str,
+    typer.Argument(
+        help="A checkpoint in a directory here, or a size: the newest one here.", autocompletion=completion.sources
+    ),
+]
+"""A checkpoint that is written into."""
 
 MAX_SEED = (1 << 32) - 1
 """Largest seed: jax keeps 32 bits of it."""
 
 
-def is_size(text: str) -> bool:
-    """Whether a word is one of the named sizes."""
-    return text.lower() in {name.lower() for name in SIZES}
-
-
 def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
-    """The checkpoint a source means: a directory, for a named size the newest `*-{size}-*.tprog` here, or a model of
-    the Hub, which is fetched into its cache.
-
-    Args:
-        text: what the user wrote.
-        parts: of a model of the Hub, which parts are needed; all where left out.
-
-    Raises:
-        UsageError: there is none of these.
-    """
-    path = _expanded(text)
-    if path.exists():
-        return path
-    if is_size(text):
-        return newest(text)
-    if (source := hub_source(text)) is not None:
-        from tprog.hub import fetch
-
-        try:
-            return fetch(source, parts=parts)
-        except UsageError as error:
-            expected = f"a directory here, or {error.expected}"
-            raise UsageError(text, expected=expected, got=error.got, remedy=error.remedy) from None
-    raise UsageError(
-        text,
-        expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
-        got="none of these",
-        remedy="Check the path; `tritter sizes` lists the sizes.",
-    )
+    """The checkpoint a source means, as `tprog.locate.source_path` finds it, with the Hub's progress shown."""
+    with aside():
+        return locate.source_path(text, parts=parts)
 
 
 def own_path(text: str) -> Path:
@@ -70,28 +56,9 @@ def own_path(text: str) -> Path:
     return source_path(text)
 
 
-def hub_source(text: str) -> "HubId | None":
-    """The model of the Hub that a source means; None where it must be meant as a path.
-
-    Example:
-        >>> hub_source("org/model@main"), hub_source("runs/poet-3B-0.tprog")
-        (HubId(repository='org/model', revision='main'), None)
-    """
-    from tprog.hub import HubId
-
-    source = HubId.parse(text)
-    if source is None or source.repository.endswith(".tprog") or Path(text.partition("/")[0]).exists():
-        return None
-    return source
-
-
-def _expanded(text: str) -> Path:
-    return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
-
-
 def target_size(text: str) -> ModelConfig | Path:
     """A named size's configuration, or the path of a config.json."""
-    path = _expanded(text)
+    path = user_path(text)
     if is_size(text) and not path.is_file():
         return named_size(text)
     if path.is_dir():
@@ -111,7 +78,7 @@ def plan_record(text: str) -> dict[str, Any] | None:
     """
     from tprog.jsonio import read_json
 
-    path = _expanded(text)
+    path = user_path(text)
     if not path.is_file():
         return None
     record = read_json(path)
@@ -137,6 +104,11 @@ def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig
             what = "token ids and other fields" if name == "extra" else f"{name} {kept}, not {asked}"
             err().print(f"kept from the source: {what}", style="dim", markup=False)
     return replace(target, dtype=check_dtype(dtype) or source.dtype)
+
+
+def is_run_directory(path: Path) -> bool:
+    """Whether a directory is one that `tritter train` made, told without loading what reads it."""
+    return (path / "run.toml").is_file() and (path / "checkpoints").is_dir()
 
 
 def output_file(path: Path) -> Path:
@@ -170,7 +142,7 @@ def check_dtype(dtype: str | None) -> str | None:
     short = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "fp64": "float64"}
     name = short.get(dtype or "", dtype)
     if name is not None and name not in DTYPES:
-        raise UsageError("--dtype", expected=f"one of {', '.join(DTYPES)}", got=name, remedy="Choose one of those.")
+        raise UsageError.unknown("--dtype", name, DTYPES)
     return name
 
 

@@ -8,10 +8,9 @@ import typer
 from rich.console import Console
 from tprog import UsageError
 
-from tritter_jax.cli.arguments import own_path
-from tritter_jax.cli.output import JsonOption, emit
+from tritter_jax.cli.arguments import Own, own_path
+from tritter_jax.cli.output import emit
 
-Source = Annotated[str, typer.Argument(help="A .tprog, a Hugging Face directory, or a size: the newest here.")]
 BaseModel = Annotated[str | None, typer.Option(help="The model of the Hub that it was made from: org/name.")]
 License = Annotated[str | None, typer.Option("--license", help="Its licence, where known, such as apache-2.0.")]
 Metrics = Annotated[
@@ -20,11 +19,10 @@ Metrics = Annotated[
 
 
 def card(
-    source: Source,
+    source: Own,
     base_model: BaseModel = None,
     license_: License = None,
     metrics: Metrics = None,
-    json: JsonOption = False,
 ) -> None:
     """Write README.md into a checkpoint: what it is, how it grew, how to load it; with the pictures in plots/.
 
@@ -41,7 +39,7 @@ def card(
         console.print(str(path), markup=False)
         tell_edited(console, edited)
 
-    emit({"path": str(path), "edited_sections": list(edited)}, json, render)
+    emit({"path": str(path), "edited_sections": list(edited)}, render)
 
 
 def metrics_of(path: Path | None) -> list[dict[str, Any]]:

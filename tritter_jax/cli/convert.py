@@ -9,8 +9,9 @@ from rich.console import Console
 from tprog import UsageError, count_parameters
 from tprog.layout import ORBAX_MARKER, ORBAX_PARAMS, SHARD_SIZE
 
-from tritter_jax.cli.arguments import byte_count, source_path
-from tritter_jax.cli.output import JsonOption, emit, stages
+from tritter_jax.cli.arguments import Source, byte_count, is_run_directory, source_path
+from tritter_jax.cli.output import emit
+from tritter_jax.cli.progress import stages
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")]
 _SHARD_SIZE = f"{SHARD_SIZE // 10**9}GB"
@@ -33,19 +34,20 @@ def import_(
     step: Annotated[int | None, typer.Option(help="Of a run: which of its checkpoints; the latest without.")] = None,
     shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = _SHARD_SIZE,
     overwrite: Overwrite = False,
-    json: JsonOption = False,
 ) -> None:
     """Write a model directory, or what Orbax wrote, as a .tprog; tensors stay bit-equal.
 
     Of a run directory everything that training goes on from is kept.
 
-    Example: tritter import ./Llama-3.2-1B llama-1B-0.tprog
+    Examples:
+        tritter import ./Llama-3.2-1B llama-1B-0.tprog
+        tritter import runs/a a.tprog --step 100
     """
     from tprog.huggingface import import_directory
     from tprog.reader import open_checkpoint
 
     directory, limit = source_path(source), byte_count(shard_size)
-    run = (directory / "run.toml").is_file() and (directory / "checkpoints").is_dir()
+    run = is_run_directory(directory)
     if step is not None and not run:
         raise UsageError(
             "--step", expected="a run directory to choose a checkpoint of", got=directory, remedy="Leave --step out."
@@ -63,11 +65,11 @@ def import_(
         else:
             path = import_directory(directory, destination, shard_size=limit, overwrite=overwrite)
     config = open_checkpoint(path).config
-    _report(path, "tprog", config.dtype, count_parameters(config), json)
+    _report(path, "tprog", config.dtype, count_parameters(config))
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A .tprog, or a named size: the newest one here.")],
+    source: Source,
     destination: Annotated[Path | None, typer.Argument(help="The directory (or .pt or .gguf file) to write.")] = None,
     to: Annotated[Destination, typer.Option("--to", help="What to write.")] = Destination.hf,
     orbax: Annotated[Path | None, typer.Option("--orbax", help="Short for DESTINATION --to orbax.")] = None,
@@ -77,13 +79,14 @@ def export(
         typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16 or q8_0; default the source's dtype."),
     ] = None,
     overwrite: Overwrite = False,
-    json: JsonOption = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, a GGUF file, or for Orbax.
 
     What `tritter train` wrote becomes for Orbax a run directory, which `tritter train --resume` goes on from.
 
-    Example: tritter export tritter-7B-0.tprog ./model --to hf
+    Examples:
+        tritter export tritter-7B-0.tprog ./model --to hf
+        tritter export tritter-7B-0.tprog --gguf model.gguf --type q8_0
     """
     from tprog.reader import open_checkpoint
 
@@ -124,10 +127,10 @@ def export(
             from tprog.huggingface import export_directory
 
             path = export_directory(checkpoint, place, overwrite=overwrite)
-    _report(path, to.value, dtype, count_parameters(checkpoint.config), json, **notes)
+    _report(path, to.value, dtype, count_parameters(checkpoint.config), **notes)
 
 
-def _report(path: Path, kind: str, dtype: str, parameters: int, json: bool, **notes: Any) -> None:
+def _report(path: Path, kind: str, dtype: str, parameters: int, **notes: Any) -> None:
     def render(console: Console) -> None:
         console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}", markup=False)
         if names := notes.get("stored_as_f16"):
@@ -135,4 +138,4 @@ def _report(path: Path, kind: str, dtype: str, parameters: int, json: bool, **no
         if reason := notes.get("no_tokenizer"):
             console.print(f"without its tokenizer: {reason}", markup=False)
 
-    emit({"path": str(path), "format": kind, "parameters": parameters, "dtype": dtype, **notes}, json, render)
+    emit({"path": str(path), "format": kind, "parameters": parameters, "dtype": dtype, **notes}, render)

@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from tritter_jax.cli.arguments import MAX_SEED
-from tritter_jax.cli.output import JsonOption, emit, stages, table
+from tritter_jax.cli.output import emit, table
+from tritter_jax.cli.progress import stages
 
 if TYPE_CHECKING:
     from tritter_jax.demo import Outcome
@@ -20,13 +21,16 @@ def demo(
     ] = Path("tritter-demo.png"),
     steps: Annotated[int, typer.Option(help="Training steps before growing, and again after it.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and growth.", min=0, max=MAX_SEED - 1)] = 0,
-    json: JsonOption = False,
 ) -> None:
     """Train a small model, grow it in depth and width in mid-run, and train on; then learn without forgetting.
 
     The grown model is compared with its source in JAX and in transformers; its loss goes on beside that of the run
     that was not expanded. At the end a model that has learned prose is expanded and learns code, with elastic weight
     consolidation and in other ways. Needs no network and no accelerator.
+
+    Examples:
+        tritter demo
+        tritter demo --out demo --steps 20
     """
     import tempfile
 
@@ -56,7 +60,7 @@ def demo(
         if out:
             console.print(f"Runs and checkpoints are in {out}.", markup=False)
 
-    emit(outcome.as_json(), json, render)
+    emit(outcome.as_json(), render)
     if not all(row.holds for row in outcome.rows):
         raise typer.Exit(1)
 

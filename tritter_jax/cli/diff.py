@@ -6,15 +6,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tritter_jax.cli.arguments import source_path
-from tritter_jax.cli.output import JsonOption, emit, table
+from tritter_jax.cli.arguments import Source, source_path
+from tritter_jax.cli.output import emit, table
 
 
 def diff(
-    a: Annotated[str, typer.Argument(help="A checkpoint.")],
-    b: Annotated[str, typer.Argument(help="Another.")],
+    a: Source,
+    b: Source,
     most: Annotated[int, typer.Option(help="How many tensors to print, the farthest apart first.", min=0)] = 20,
-    json: JsonOption = False,
 ) -> None:
     """Name what differs: configuration, metadata, and tensors by their largest difference.
 
@@ -56,7 +55,7 @@ def diff(
         ],
         "equal": found.equal,
     }
-    emit(result, json, render)
+    emit(result, render)
     if not found.same_model:
         raise typer.Exit(4)
 

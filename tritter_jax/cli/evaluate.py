@@ -6,14 +6,13 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tritter_jax.cli.arguments import MAX_SEED, source_path
-from tritter_jax.cli.output import JsonOption, emit, out, stages, table
-
-Path_ = Annotated[str, typer.Argument(help="A checkpoint, a size: the newest one here, or org/name on the Hub.")]
+from tritter_jax.cli.arguments import MAX_SEED, Source, source_path
+from tritter_jax.cli.output import emit, out, table
+from tritter_jax.cli.progress import stages
 
 
 def eval_(
-    path: Path_,
+    path: Source,
     data: Annotated[list[str], typer.Option(help="A text file, directory, glob or builtin:prose. May be repeated.")],
     batch_size: Annotated[int, typer.Option(help="Rows at a time.", min=1)] = 8,
     sequence_length: Annotated[int, typer.Option(help="Tokens scored in a row.", min=1)] = 256,
@@ -35,7 +34,6 @@ def eval_(
         bool,
         typer.Option("--store", help="Beside --baseline: write the losses into the checkpoint's progressive.json."),
     ] = False,
-    json: JsonOption = False,
 ) -> None:
     """Print loss, perplexity and bits per byte of each data set; against earlier checkpoints also what was forgotten.
 
@@ -113,7 +111,7 @@ def eval_(
         for found, old, task in zip(done.now, before, kept, strict=True)
     ]
     result: dict[str, Any] = {"path": str(checkpoint.path), "results": rows}
-    emit(result | ({"task_losses": done.losses.to_json()} if baseline else {}), json, render)
+    emit(result | ({"task_losses": done.losses.to_json()} if baseline else {}), render)
 
 
 def _signed(value: float | None) -> str:
@@ -121,13 +119,12 @@ def _signed(value: float | None) -> str:
 
 
 def generate(
-    path: Path_,
+    path: Source,
     prompt: Annotated[str, typer.Option(help="The text to go on from.")] = "\n",
     length: Annotated[int, typer.Option(help="Number of tokens to add.", min=1)] = 100,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw among the likeliest k; 0 for all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0, max=MAX_SEED)] = 0,
-    json: JsonOption = False,
 ) -> None:
     """Sample text from a checkpoint, for a look at the model.
 
@@ -158,4 +155,4 @@ def generate(
         )
         text = tokenizer.decode([int(token) for token in made[0]])
 
-    emit({"prompt": prompt, "text": text}, json, lambda _: out().print(prompt + text, markup=False))
+    emit({"prompt": prompt, "text": text}, lambda _: out().print(prompt + text, markup=False))

@@ -8,8 +8,9 @@ from rich.console import Console
 from tprog import ModelConfig, size_label
 from tprog.layout import SHARD_SIZE
 
+from tritter_jax.cli import completion
 from tritter_jax.cli.arguments import byte_count, layer_list, source_path
-from tritter_jax.cli.output import JsonOption, emit, err, ranges, stages
+from tritter_jax.cli.output import emit, err, ranges
 from tritter_jax.cli.plan import (
     Depth,
     DType,
@@ -25,6 +26,7 @@ from tritter_jax.cli.plan import (
     print_plan,
     recommended,
 )
+from tritter_jax.cli.progress import stages
 
 
 def expand(
@@ -32,8 +34,9 @@ def expand(
         str | None,
         typer.Option(
             "--from",
-            help="A .tprog, a Hugging Face directory, or a size: the newest *-{size}-*.tprog here; without it, the "
-            "newest of any size.",
+            help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest *-{size}-*.tprog "
+            "here; without it, the newest of any size.",
+            autocompletion=completion.sources,
         ),
     ] = None,
     target: Annotated[
@@ -42,6 +45,7 @@ def expand(
             "--to",
             help="A named size, a config.json, or a plan that `tritter plan --save` wrote; without it, what `tritter "
             "recommend` stored.",
+            autocompletion=completion.sizes,
         ),
     ] = None,
     out: Annotated[
@@ -61,14 +65,16 @@ def expand(
         str,
         typer.Option(
             help="How the optimizer's moments move: asymmetric (new entries begin at 0), transport (all as the grown "
-            "model would have them), or reset (left out)."
+            "model would have them), or reset (left out).",
+            autocompletion=completion.strategies("optimizer"),
         ),
     ] = "asymmetric",
     fisher: Annotated[
         str,
         typer.Option(
             help="How Fisher information moves: preserve (moving all copies costs what it cost), or exact (the grown "
-            "model's own)."
+            "model's own).",
+            autocompletion=completion.strategies("fisher"),
         ),
     ] = "preserve",
     refresh_fisher: Annotated[
@@ -89,13 +95,15 @@ def expand(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what a killed run left, from its last whole file.")
     ] = False,
-    json: JsonOption = False,
 ) -> None:
     """Grow a checkpoint in depth and width, with all that it holds; the result computes the same function.
 
     Without --to it follows the recommendation that `tritter recommend` stored.
 
-    Example: tritter expand --from 3B --to 7B
+    Examples:
+        tritter expand --from 3B --to 7B
+        tritter expand --from org/model --to 7B --dtype bfloat16
+        tritter expand --from a-3B-0.tprog
     """
     limit, chosen = byte_count(shard_size), layer_list(layers)
     with stages() as stage:
@@ -198,4 +206,4 @@ def expand(
         for name in left:
             console.print(f"[yellow]left behind:[/yellow] {name}")
 
-    emit(result, json, render)
+    emit(result, render)

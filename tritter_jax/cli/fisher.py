@@ -1,22 +1,21 @@
 """tritter fisher: what a model needs to keep what it knows, measured on the data that it knows."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.arguments import MAX_SEED, check_dtype, own_path, source_path
-from tritter_jax.cli.output import JsonOption, emit, err
+from tritter_jax.cli.arguments import MAX_SEED, Source, check_dtype, own_path, source_path
+from tritter_jax.cli.output import emit, err
+from tritter_jax.cli.progress import stages
 
 if TYPE_CHECKING:
     from tritter_jax.continual import Progress
 
 
 def fisher(
-    path: Annotated[str, typer.Argument(help="A checkpoint, or a size: the newest one here.")],
+    path: Source,
     data: Annotated[str, typer.Option(help="What the model was trained on: a file, directory, glob, builtin:prose.")],
     samples: Annotated[int, typer.Option(help="Number of rows to measure on.", min=1)] = 10_000,
     estimator: Annotated[
@@ -52,13 +51,12 @@ def fisher(
         bool, typer.Option("--restart", help="Throw away what was measured before an interruption.")
     ] = False,
     save_every: Annotated[float, typer.Option(help="Seconds between saves of what was measured.", min=0)] = 60.0,
-    json: JsonOption = False,
 ) -> None:
     """Measure the diagonal of the Fisher information, for elastic weight consolidation, and store it with its anchor.
 
     After an interruption the same command goes on where it was.
 
-    Example: tritter fisher runs/run/tritter-52M-200.tprog --data builtin:prose --samples 1000
+    Example: tritter fisher tritter-52M-200.tprog --data builtin:prose --samples 1000
     """
     from tprog.reader import open_checkpoint
 
@@ -70,7 +68,16 @@ def fisher(
 
     axes = RunConfig.parse({}, [f"mesh.{axis}" for axis in (mesh or "").split(",") if axis], where="--mesh").mesh
     start_processes(distributed=distributed)
-    with progress(samples, shown=is_first()) as (report, say):
+    with stages(told=is_first()) as stage:
+
+        def report(at: "Progress") -> None:
+            stage.advance(at.rows, samples, "rows", f"change {at.change:.2e}")
+
+        def say(text: str) -> None:
+            if is_first():
+                err().print(text, markup=False)
+
+        stage("measuring")
         done = measure_fisher(
             open_checkpoint(own_path(path) if out is None else source_path(path)),
             data,
@@ -109,36 +116,4 @@ def fisher(
         )
         console.print(f"wrote {done.path}", markup=False)
 
-    emit(result, json, render)
-
-
-@contextmanager
-def progress(samples: int, *, shown: bool) -> Iterator[tuple[Callable[["Progress"], None], Callable[[str], None]]]:
-    """How far the measuring is, as a bar; on no terminal, a line a tenth. Gives what to tell, and what to say."""
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    console = err()
-    tenth = 0
-    with Bars(*columns, console=console, disable=not (shown and console.is_terminal)) as bars:
-        task = bars.add_task("compiling", total=samples, note="")
-
-        def report(at: "Progress") -> None:
-            nonlocal tenth
-            bars.update(task, description="measuring", completed=at.rows, note=f"change {at.change:.2e}")
-            if shown and not console.is_terminal and at.rows * 10 // samples > tenth:
-                tenth = at.rows * 10 // samples
-                console.print(f"{at.rows:,} of {samples:,} rows, change {at.change:.2e}")
-
-        def say(text: str) -> None:
-            if shown:
-                console.print(text, markup=False)
-
-        yield report, say
+    emit(result, render)

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from tprog import UsageError
 
-from tritter_jax.cli.arguments import own_path
-from tritter_jax.cli.card import BaseModel, License, Metrics, Source, metrics_of, tell_edited
-from tritter_jax.cli.output import JsonOption, emit, err
+from tritter_jax.cli.arguments import Own, own_path
+from tritter_jax.cli.card import BaseModel, License, Metrics, metrics_of, tell_edited
+from tritter_jax.cli.output import emit, err
 
 Parts = Annotated[
     str | None,
@@ -26,7 +26,7 @@ class Whose(StrEnum):
 
 
 def push(
-    source: Source,
+    source: Own,
     repository: Annotated[str, typer.Argument(help="org/name, or org/name@branch; made where there is none.")],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
     parts: Parts = None,
@@ -37,7 +37,6 @@ def push(
     base_model: BaseModel = None,
     license_: License = None,
     metrics: Metrics = None,
-    json: JsonOption = False,
 ) -> None:
     """Put a checkpoint and its model card on the Hugging Face Hub, in one commit.
 
@@ -76,7 +75,7 @@ def push(
                 console.print(f"{title}: {', '.join(names)}", markup=False)
         tell_edited(console, done.edited)
 
-    emit(result, json, render)
+    emit(result, render)
 
 
 def pull(
@@ -86,7 +85,6 @@ def pull(
     ] = None,
     parts: Parts = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
-    json: JsonOption = False,
 ) -> None:
     """Fetch a model from the Hugging Face Hub, check it, and put it in place.
 
@@ -101,7 +99,7 @@ def pull(
     def render(console: Console) -> None:
         console.print(f"{done.path}: {len(done.files)} files of commit {done.commit[:12]}, checked", markup=False)
 
-    emit({"path": str(done.path), "commit": done.commit, "files": list(done.files)}, json, render)
+    emit({"path": str(done.path), "commit": done.commit, "files": list(done.files)}, render)
 
 
 def _listed(parts: str | None) -> list[str] | None:

@@ -1,39 +1,44 @@
 """tritter info: what a checkpoint is."""
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 from tprog import config_to_json, count_parameters, size_label
+from tprog.locate import hub_source, perhaps_a_directory
 
-from tritter_jax.cli.arguments import source_path
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges
+from tritter_jax.cli.arguments import Source, source_path
+from tritter_jax.cli.output import emit, human_bytes, ranges
 
 
 def info(
-    path: Annotated[str, typer.Argument(help="A .tprog, a Hugging Face directory, or a size: the newest one here.")],
-    json: JsonOption = False,
+    path: Source,
 ) -> None:
-    """Show a checkpoint's size, files, training progress and past expansions. Reads no weights.
+    """Show a checkpoint's size, files, training progress and past expansions. Reads no weights, nor fetches any.
 
-    Example: tritter info tritter-3B-0.tprog
+    Examples:
+        tritter info tritter-3B-0.tprog
+        tritter info org/model
     """
-    from tprog.reader import open_checkpoint
+    from tprog.disk import file_lengths
+    from tprog.reader import open_checkpoint, read_description
 
-    checkpoint = open_checkpoint(source_path(path))
-    config, progressive = checkpoint.config, checkpoint.progressive
     stored: dict[str, int] = {}
-    for spec in checkpoint.specs.values():
-        stored[spec.dtype.name] = stored.get(spec.dtype.name, 0) + spec.nbytes
-    files = {
-        entry.relative_to(checkpoint.path).as_posix(): entry.stat().st_size
-        for entry in sorted(checkpoint.path.rglob("*"))
-        if entry.is_file()
-    }
+    if (source := hub_source(path)) is not None:
+        from tprog.hub import look
+
+        with perhaps_a_directory(path):
+            place, files = look(source)
+        config, progressive = read_description(place)
+    else:
+        checkpoint = open_checkpoint(source_path(path))
+        place, config, progressive = checkpoint.path, checkpoint.config, checkpoint.progressive
+        files = file_lengths(place)
+        for spec in checkpoint.specs.values():
+            stored[spec.dtype.name] = stored.get(spec.dtype.name, 0) + spec.nbytes
     result: dict[str, Any] = {
-        "path": str(checkpoint.path),
+        "path": str(place if source is None else source),
         "family": config.family,
         "size": size_label(config),
         "parameters": count_parameters(config),
@@ -44,14 +49,15 @@ def info(
     }
 
     def render(console: Console) -> None:
-        tree = Tree(f"[bold]{escape(str(checkpoint.path))}[/bold]")
+        tree = Tree(f"[bold]{escape(result['path'])}[/bold]")
         model = tree.add(f"{config.family} {size_label(config)}: {count_parameters(config):,} parameters")
         model.add(f"{config.num_layers} layers, hidden {config.hidden_size:,}, feed-forward "
                   f"{config.intermediate_size:,}")  # fmt: skip
         model.add(f"{config.num_heads} query heads in {config.num_kv_heads} groups, each {config.head_dim} wide")
         tied = "tied" if config.tie_embeddings else "not tied"
         model.add(f"vocabulary {config.vocab_size:,}, embeddings {tied}")
-        model.add(", ".join(f"{human_bytes(size)} of {dtype}" for dtype, size in stored.items()))
+        if stored:
+            model.add(", ".join(f"{human_bytes(size)} of {dtype}" for dtype, size in stored.items()))
         if progress := progressive.training_progress:
             model.add(f"trained for {progress.steps:,} steps on {progress.tokens_seen:,} tokens")
         if progressive.expansion_history:
@@ -66,7 +72,7 @@ def info(
             places[folder].add(f"{escape(leaf)}  [dim]{human_bytes(size)}[/dim]")
         console.print(tree)
 
-    emit(result, json, render)
+    emit(result, render)
 
 
 def _lineage(entry: Any) -> str:

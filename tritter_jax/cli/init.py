@@ -8,19 +8,22 @@ from rich.console import Console
 from tprog import UsageError, count_parameters, load_config, named_size, size_label
 from tprog.layout import SHARD_SIZE, CheckpointName
 
+from tritter_jax.cli import completion
 from tritter_jax.cli.arguments import MAX_SEED, byte_count, check_dtype
-from tritter_jax.cli.output import JsonOption, emit, stages
+from tritter_jax.cli.output import emit
+from tritter_jax.cli.progress import stages
 
 
 def init(
-    size: Annotated[str | None, typer.Option(help="A named size; `tritter sizes` lists them.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="A named size; `tritter sizes` lists them.", autocompletion=completion.sizes)
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A config.json instead of a named size.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Stored dtype; default bfloat16, or the config's own.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the initialisation.", min=0, max=MAX_SEED)] = 0,
     out: Annotated[Path | None, typer.Option(help="Where to write; default tritter-{size}-0.tprog here.")] = None,
     shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = f"{SHARD_SIZE // 10**9}GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")] = False,
-    json: JsonOption = False,
 ) -> None:
     """Write a freshly initialised model as a .tprog.
 
@@ -59,4 +62,4 @@ def init(
     def render(console: Console) -> None:
         console.print(f"{path}: {result['parameters']:,} parameters, {model.dtype}, seed {seed}", markup=False)
 
-    emit(result, json, render)
+    emit(result, render)

@@ -4,22 +4,26 @@ import importlib.util
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from tprog import TritterError, VerificationError
+from tprog import TritterError, UsageError, VerificationError
+from typer.core import TyperGroup
 
 from tritter_jax import __version__
 from tritter_jax.cli import (
     analyze,
     card,
+    completion,
     convert,
     demo,
     diff,
     evaluate,
     expand,
     fisher,
+    guide,
     hub,
     info,
     init,
@@ -32,35 +36,59 @@ from tritter_jax.cli import (
     train,
     verify,
 )
-from tritter_jax.cli.output import err, print_error
+from tritter_jax.cli.output import Manner, errors, manner, print_error
+from tritter_jax.cli.registry import Function, Json, Quiet, Verbose, choose_manner, command, new_app
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("expand")(expand.expand)
-app.command("plan")(plan.plan)
-app.command("info")(info.info)
-app.command("init")(init.init)
-app.command("import")(convert.import_)
-app.command("export")(convert.export)
-app.command("push")(hub.push)
-app.command("pull")(hub.pull)
-app.command("card")(card.card)
-app.command("verify")(verify.verify)
-app.command("diff")(diff.diff)
-app.command("sizes")(sizes.sizes)
-app.command("train")(train.train)
-app.command("eval")(evaluate.eval_)
-app.command("generate")(evaluate.generate)
-app.command("fisher")(fisher.fisher)
-app.command("analyze")(analyze.analyze)
-app.command("recommend")(recommend.recommend)
-app.command("report")(report.report)
-app.command("demo")(demo.demo)
-app.add_typer(tokenizer.app, name="tokenizer")
-app.add_typer(tpu.app, name="tpu")
+COMMANDS: dict[str, dict[str, Function]] = {
+    "Grow": {
+        "expand": expand.expand,
+        "plan": plan.plan,
+        "analyze": analyze.analyze,
+        "recommend": recommend.recommend,
+    },
+    "Train and try": {
+        "train": train.train,
+        "fisher": fisher.fisher,
+        "eval": evaluate.eval_,
+        "generate": evaluate.generate,
+    },
+    "Look": {
+        "info": info.info,
+        "report": report.report,
+        "verify": verify.verify,
+        "diff": diff.diff,
+        "sizes": sizes.sizes,
+    },
+    "Bring in, hand on": {
+        "init": init.init,
+        "import": convert.import_,
+        "export": convert.export,
+        "pull": hub.pull,
+        "push": hub.push,
+        "card": card.card,
+    },
+    "More": {"demo": demo.demo, "completion": completion.completion},
+}
+"""Every sub-command, by the heading that it is listed under; the groups `tokenizer` and `tpu` come on top."""
+
+
+class _Program(TyperGroup):
+    """The program itself, which alone shows what to do next."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run what was asked for."""
+        done = super().invoke(ctx)
+        if ctx.invoked_subcommand is None:
+            guide.show_guide()
+        return done
+
+
+app = new_app(cls=_Program, invoke_without_command=True)
+for _panel, _commands in COMMANDS.items():
+    for _name, _function in _commands.items():
+        command(app, _name, panel=_panel)(_function)
+app.add_typer(tokenizer.app, name="tokenizer", rich_help_panel="Train and try")
+app.add_typer(tpu.app, name="tpu", rich_help_panel="Train and try")
 
 _UNKEPT = 3
 """Exit code where a result did not meet its guarantee and was not written; 1 is every other mistake."""
@@ -78,12 +106,16 @@ def about(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_version)
     ] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
-    """Grow a language model instead of retraining it.
+    """Grow a language model instead of retraining it. Alone, it shows what to do next.
 
     Exit codes: 0 done, 1 a mistake that the message explains, 2 wrong usage, 3 a result that did not meet its
     guarantee and was not written, 4 `tritter diff` found a difference, 130 and 143 interrupted.
     """
+    choose_manner(as_json=as_json, quiet=quiet, verbose=verbose)
 
 
 def _terminate(number: int, frame: object) -> NoReturn:
@@ -98,6 +130,14 @@ def _only_a_processor() -> bool:
     return importlib.util.find_spec("libtpu") is not None and not shown
 
 
+def _told(error: TritterError) -> int:
+    """Print an error; the exit code that belongs to it."""
+    print_error(error)
+    if manner.get().verbose:
+        traceback.print_exc()
+    return _UNKEPT if isinstance(error, VerificationError) else 1
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one paragraph and a non-zero exit code, never a traceback."""
     # The accelerator's own start-up messages are not what the user asked for.
@@ -106,20 +146,22 @@ def main() -> None:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if completion.VARIABLE in os.environ:
+        completion.prepare()
     signal.signal(signal.SIGTERM, _terminate)
+    manner.set(Manner())
     try:
         app()
-    except TritterError as error:
-        print_error(error)
-        sys.exit(_UNKEPT if isinstance(error, VerificationError) else 1)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except TritterError as error:
+        sys.exit(_told(error))
     except OSError as error:
-        place = error.filename or "the system"
-        err().print(f"error: {place}: {error.strerror or error}", style="red", markup=False)
-        sys.exit(1)
+        place, got = error.filename or "the system", error.strerror or str(error)
+        remedy = "Check that it is there, that you may use it, and that the disk is not full."
+        sys.exit(_told(UsageError(place, expected="a place that can be read and written", got=got, remedy=remedy)))
     except SystemExit as stop:
         if stop.code in (130, 143):
-            err().print("interrupted; nothing half-written is left", style="red")
+            errors().print("interrupted; nothing half-written is left", style="red")
         raise

@@ -2,17 +2,33 @@
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.table import Table
 from tprog import TritterError
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a command speaks; see `tritter_jax.cli.registry` for the options that choose it.
+
+    Args:
+        json: the result is one JSON document on standard output, and so is an error.
+        quiet: nothing but the result and errors.
+        verbose: also versions, log records, time and memory taken, and the traceback of an error.
+    """
+
+    json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+
+
+manner: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039 - it is frozen
+"""How the command that runs speaks."""
 
 
 def out() -> Console:
@@ -21,113 +37,38 @@ def out() -> Console:
 
 
 def err() -> Console:
-    """The console of progress and errors."""
+    """The console of progress and notes; it shows nothing where that is not wanted."""
+    return _console(sys.stderr, quiet=manner.get().quiet)
+
+
+def errors() -> Console:
+    """The console of errors, which are always shown."""
     return _console(sys.stderr)
 
 
-def _console(stream: Any) -> Console:
+def _console(stream: Any, *, quiet: bool = False) -> Console:
     """Off a terminal nothing is wrapped: a file or a pipe has no width."""
     wide = None if stream.isatty() else 160
-    return Console(file=stream, highlight=False, soft_wrap=wide is not None, width=wide)
+    return Console(file=stream, highlight=False, soft_wrap=wide is not None, width=wide, quiet=quiet)
 
 
-def emit(result: Mapping[str, Any], as_json: bool, render: Callable[[Console], None]) -> None:
+def emit(result: Mapping[str, Any], render: Callable[[Console], None]) -> None:
     """Print a result, for a program or for a person."""
-    if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
+    if manner.get().json:
+        _document(result)
     else:
         render(out())
 
 
-class Stages:
-    """What is being done: a spinner, or a bar of bytes with the time left; on no terminal, lines.
-
-    Args:
-        console: where it is shown.
-    """
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._status = console.status("")
-        self._bar: Any = None
-        self._running: tuple[str, float] | None = None
-        self._told = 0
-
-    def __call__(self, name: str) -> None:
-        """The stage of that name begins."""
-        self.finish()
-        self._running = (name, time.perf_counter())
-        self._told = 0
-        self._status.update(f"{name} ...")
-        self._status.start()
-
-    def advance(self, done: int, total: int) -> None:
-        """That many bytes of the stage at hand are done."""
-        name, since = self._running or ("", time.perf_counter())
-        if not self._console.is_terminal:
-            tenths = 10 * done // max(total, 1)
-            if self._told < tenths < 10:
-                left = (time.perf_counter() - since) * (total - done) / done
-                self._console.print(f"{name}: {10 * tenths} % of {human_bytes(total)}, {left:.0f} s left")
-                self._told = tenths
-            return
-        if self._bar is None:
-            self._status.stop()
-            self._bar = _byte_bar(self._console)
-            self._bar.add_task(name, total=total)
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done)
-
-    def stop(self) -> None:
-        """Show nothing any more."""
-        self._status.stop()
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
-    def finish(self) -> None:
-        """The stage at hand is done; how long it took stays in view."""
-        self.stop()
-        if self._running is not None:
-            name, since = self._running
-            self._running = None
-            self._console.print(f"[dim]{name}: {time.perf_counter() - since:.1f} s[/dim]")
-
-
-def _byte_bar(console: Console) -> Any:
-    # Imported here, because `tritter --help` must not wait for it.
-    from rich import progress
-
-    return progress.Progress(
-        progress.TextColumn("{task.description}"),
-        progress.BarColumn(),
-        progress.DownloadColumn(),
-        progress.TransferSpeedColumn(),
-        progress.TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-
-
-@contextmanager
-def stages() -> Iterator[Stages]:
-    """The stages of a command on standard error, with the time each took.
-
-    Example:
-        >>> with stages() as stage:
-        ...     stage("growing"); stage.advance(1, 2)
-    """
-    shown = Stages(err())
-    try:
-        yield shown
-        shown.finish()
-    finally:
-        shown.stop()
+def _document(content: Mapping[str, Any]) -> None:
+    sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
 def print_error(error: TritterError) -> None:
-    """An error as one paragraph, its findings below it."""
-    console = err()
+    """An error as one paragraph, its findings below it; for a program also as JSON on standard output."""
+    if manner.get().json:
+        _document({"error": error.to_json()})
+    console = errors()
     message, *findings = str(error).split("\n")
     console.print(f"[bold red]error:[/bold red] {_escape(message)}")
     for finding in findings[:20]:

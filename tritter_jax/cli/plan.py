@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from tprog import ModelConfig, UsageError, count_parameters, named_size, size_label
+from tprog.locate import hub_source, is_size, perhaps_a_directory
 from tprog.sizes import count_bytes
 
-from tritter_jax.cli.arguments import (
-    MAX_SEED,
-    check_dtype,
-    hub_source,
-    is_size,
-    layer_list,
-    plan_record,
-    source_path,
-    target_for,
-)
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, ranges, table
+from tritter_jax.cli import completion
+from tritter_jax.cli.arguments import MAX_SEED, check_dtype, layer_list, plan_record, source_path, target_for
+from tritter_jax.cli.output import emit, human_bytes, ranges, table
 
 if TYPE_CHECKING:
     from tprog.reader import Checkpoint
@@ -28,29 +21,47 @@ if TYPE_CHECKING:
 From = Annotated[
     str,
     typer.Option(
-        "--from", help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest here."
+        "--from",
+        help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest here.",
+        autocompletion=completion.sources,
     ),
 ]
 To = Annotated[
-    str, typer.Option("--to", help="A named size, a config.json, or a plan that `tritter plan --save` wrote.")
+    str,
+    typer.Option(
+        "--to",
+        help="A named size, a config.json, or a plan that `tritter plan --save` wrote.",
+        autocompletion=completion.sizes,
+    ),
 ]
 Depth = Annotated[
     str,
     typer.Option(
         help="How new layers begin: identity (they change nothing), copy, solar (two cut copies of the stack), "
-        "stack (the whole stack several times)."
+        "stack (the whole stack several times).",
+        autocompletion=completion.strategies("depth"),
     ),
 ]
 Positions = Annotated[
     str,
     typer.Option(
         help="Where new layers go: uniform (LLaMA Pro's rule), spread, middle, top, importance, "
-        "or auto: uniform where it fits, else spread."
+        "or auto: uniform where it fits, else spread.",
+        autocompletion=completion.strategies("positions"),
     ),
 ]
 Layers = Annotated[str | None, typer.Option(help="The layers to copy, such as 13-18 or 3,5,7-9, instead of a rule.")]
-Width = Annotated[str, typer.Option(help="How axes are widened: duplicate or fresh.")]
-Split = Annotated[str, typer.Option(help="How copies share what they pass on: uneven, even or first.")]
+Width = Annotated[
+    str,
+    typer.Option(help="How axes are widened: duplicate or fresh.", autocompletion=completion.strategies("width")),
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        help="How copies share what they pass on: uneven, even or first.",
+        autocompletion=completion.strategies("split"),
+    ),
+]
 Noise = Annotated[
     float | None,
     typer.Option(help="Noise on copies of this signal-to-noise ratio in dB, where it changes nothing.", metavar="DB"),
@@ -81,11 +92,12 @@ def plan(
     seed: Seed = None,
     dtype: DType = None,
     save: Annotated[Path | None, typer.Option(help="Write the plan to a file that --to takes.")] = None,
-    json: JsonOption = False,
 ) -> None:
     """Show what comes from where, sizes before and after, and what is guaranteed. Writes nothing.
 
-    Example: tritter plan --from 3B --to 7B
+    Examples:
+        tritter plan --from 3B --to 7B
+        tritter plan --from org/model --to 7B --positions top --save plan.json
     """
     from tprog.jsonio import write_json
 
@@ -112,7 +124,7 @@ def plan(
         if save.exists():
             raise UsageError(save, expected="a new file", got="one that exists", remedy="Choose another name.")
         write_json(save, plan_to_record(made))
-    emit(describe(made), json, lambda console: print_plan(console, made))
+    emit(describe(made), lambda console: print_plan(console, made))
 
 
 DEFAULTS: dict[str, Any] = {"depth": "identity", "positions": "auto", "width": "duplicate", "split": "uneven"}
@@ -177,7 +189,8 @@ def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
     if (source := hub_source(text)) is not None:
         from tprog.hub import peek
 
-        config, progressive = read_description(peek(source))
+        with perhaps_a_directory(text):
+            config, progressive = read_description(peek(source))
         analysis = progressive.layer_analysis
         return config, analysis.importance_scores if analysis else None
     try:

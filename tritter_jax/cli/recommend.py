@@ -6,8 +6,9 @@ import typer
 from rich.console import Console
 from tprog import UsageError
 
+from tritter_jax.cli import completion
 from tritter_jax.cli.arguments import own_path, target_for
-from tritter_jax.cli.output import JsonOption, emit, ranges
+from tritter_jax.cli.output import emit, ranges
 
 if TYPE_CHECKING:
     from tritter_jax.analysis import Advice, History
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
 
 
 def recommend(
-    path: Annotated[str, typer.Argument(help="A checkpoint, a run directory, or a size: the newest one here.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="A checkpoint, a run directory, or a size: the newest one here.", autocompletion=completion.sources
+        ),
+    ],
     target: Annotated[
         str | None, typer.Option("--to", help="A named size or a config.json; one is chosen without it.")
     ] = None,
@@ -26,14 +32,15 @@ def recommend(
         float,
         typer.Option(help="At which a model is compute-optimal, if you know better than the literature.", min=0.01),
     ] = 20.0,
-    json: JsonOption = False,
 ) -> None:
     """Advise on the next growth: how large, which layers, whether to wait, and why.
 
     It goes by the layers' importance (`tritter analyze`), the loss history of the run that the checkpoint lies in,
     compute-optimal tokens, and this machine's memory, and stores what it advises: `tritter expand` follows it.
 
-    Example: tritter recommend runs/run --when
+    Examples:
+        tritter recommend tritter-3B-0.tprog
+        tritter recommend runs/run --when
     """
     from tprog.amend import amend, require_amendable
 
@@ -65,7 +72,7 @@ def recommend(
     if not when and subject.checkpoint is not None:
         amend(subject.checkpoint.path, recommended_expansion=advice.record)
         result["recommended_expansion"] = advice.record.to_json()
-    emit(result, json, lambda console: _render(console, advice, result, history, missing, when))
+    emit(result, lambda console: _render(console, advice, result, history, missing, when))
 
 
 def _history(subject: "Subject", *, required: bool) -> tuple["History | None", str | None]:

@@ -3,11 +3,14 @@
 from rich.console import Console
 from tprog import SIZES, count_parameters, named_size
 
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, table
+from tritter_jax.cli.output import emit, human_bytes, table
 
 
-def sizes(json: JsonOption = False) -> None:
-    """List the named sizes with their true parameter counts."""
+def sizes() -> None:
+    """List the named sizes with their true parameter counts.
+
+    Example: tritter sizes
+    """
     rows = []
     for name in SIZES:
         config = named_size(name)
@@ -34,4 +37,4 @@ def sizes(json: JsonOption = False) -> None:
         console.print("kv: key and value heads; dim: width of a head; bf16: bytes of the weights in bfloat16.")
         console.print("Vocabulary 65,536, rope_theta 500,000, embeddings not tied.")
 
-    emit({"vocab_size": named_size("test").vocab_size, "sizes": rows}, json, render)
+    emit({"vocab_size": named_size("test").vocab_size, "sizes": rows}, render)

@@ -7,14 +7,16 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, stages
+from tritter_jax.cli.output import emit, human_bytes
+from tritter_jax.cli.progress import stages
+from tritter_jax.cli.registry import command, new_app
 
-app = typer.Typer(help="Train a tokenizer on your own text.", no_args_is_help=True)
+app = new_app(help="Train a tokenizer on your own text.", no_args_is_help=True)
 
 _SAMPLE = 1 << 20
 
 
-@app.command("train")
+@command(app, "train")
 def train(
     data: Annotated[
         list[str],
@@ -24,11 +26,10 @@ def train(
     out: Annotated[Path, typer.Option(help="The directory to write.")],
     min_frequency: Annotated[int, typer.Option(help="How often a pair occurs before it becomes a token.")] = 2,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing tokenizer.")] = False,
-    json: JsonOption = False,
 ) -> None:
     """Train a byte-level BPE tokenizer; the same text gives the same tokenizer.
 
-    Example: tritter tokenizer train --data builtin:prose --vocab-size 2048 --out prose-2048
+    Example: tritter tokenizer train --data builtin:prose --vocab-size 2048 --out words
     """
     with stages() as stage:
         stage("listing")
@@ -79,4 +80,4 @@ def train(
         if result["skipped"]:
             console.print(f"{result['skipped']:,} files were passed over because they are not text.")
 
-    emit(result, json, render)
+    emit(result, render)

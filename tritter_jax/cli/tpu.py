@@ -6,15 +6,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, stages, table
+from tritter_jax.cli import completion
+from tritter_jax.cli.output import emit, human_bytes, table
+from tritter_jax.cli.progress import stages
+from tritter_jax.cli.registry import command, new_app
 
 if TYPE_CHECKING:
     from tritter_jax.aot import Check
 
-app = typer.Typer(no_args_is_help=True, help="Compile configurations for TPUs that are not here.")
+app = new_app(no_args_is_help=True, help="Compile configurations for TPUs that are not here.")
 
 
-@app.command("check")
+@command(app, "check")
 def check(
     configs: Annotated[list[Path], typer.Argument(help="Run configurations (TOML) with a [machine] section.")],
     change: Annotated[
@@ -27,7 +30,6 @@ def check(
         Path | None,
         typer.Option(help="A directory for what is compiled; what is in it already is not compiled again."),
     ] = None,
-    json: JsonOption = False,
 ) -> None:
     """Compile what a configuration runs for its TPU, and show memory, work, and the least time a step can take.
 
@@ -46,14 +48,14 @@ def check(
         for one in checks:
             print_check(console, one)
 
-    emit({"configurations": [one.to_json() for one in checks]}, json, render)
+    emit({"configurations": [one.to_json() for one in checks]}, render)
     if not all(one.fits for one in checks):
         raise typer.Exit(1)
 
 
-@app.command("plan")
+@command(app, "plan")
 def plan(
-    size: Annotated[str, typer.Option(help="A named size.")],
+    size: Annotated[str, typer.Option(help="A named size.", autocompletion=completion.sizes)],
     topology: Annotated[str, typer.Option(help="A slice: v5e:4x8, or its accelerator name, v5e-32.")],
     slices: Annotated[int, typer.Option(help="Number of slices.", min=1)] = 1,
     sequence_length: Annotated[int, typer.Option(help="Tokens in a row.", min=2)] = 4096,
@@ -61,7 +63,6 @@ def plan(
     out: Annotated[
         Path | None, typer.Option(help="Where the configuration goes; SIZE-TOPOLOGY.toml without.")
     ] = None,
-    json: JsonOption = False,
 ) -> None:
     """Search meshes, batches and remat, compile the likeliest, and write the best as a run configuration.
 
@@ -95,7 +96,7 @@ def plan(
         print_check(console, chosen)
         console.print(f"wrote {path}", markup=False)
 
-    emit({"path": str(path), "best": chosen.to_json(), "tried": [one.to_json() for one in tried]}, json, render)
+    emit({"path": str(path), "best": chosen.to_json(), "tried": [one.to_json() for one in tried]}, render)
 
 
 def print_check(console: Console, one: "Check") -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.output import JsonOption, emit, err
+from tritter_jax.cli.output import emit, err
+from tritter_jax.cli.progress import stages
 
 if TYPE_CHECKING:
     from tritter_jax.train.config import RunConfig
@@ -33,14 +34,14 @@ def train(
             "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID in each.",
         ),
     ] = False,
-    json: JsonOption = False,
 ) -> None:
     """Train a model; goes on where the run directory's last checkpoint was saved.
 
-    Example: tritter train --set model.size=test --data builtin:prose --set training.steps=100
+    Examples:
+        tritter train --set model.size=test --set training.steps=100
+        tritter train --set model.checkpoint=a-7B-0.tprog --data ./text --out runs/a
+        tritter train --resume runs/a
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     settings = _settings(config, change or [], data or [], out, resume)
     from tritter_jax.train.loop import Report
     from tritter_jax.train.loop import train as run
@@ -49,33 +50,17 @@ def train(
 
     start_processes(distributed=distributed)
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-        TimeRemainingColumn(),
-    )
-    console = err()
-    with Progress(*columns, console=console, disable=not is_first()) as bars:
-        reading = bars.add_task("tokenising", total=None, note="", visible=False)
-
-        def tokenised(done: int, total: int) -> None:
-            bars.update(reading, completed=done, total=total, visible=done < total)
-
-        ready = all_or_none(lambda: prepare(settings, progress=tokenised))
-        task = bars.add_task("compiling", total=settings.training.steps, note="")
+    with stages(told=is_first()) as stage:
+        stage("preparing")
+        ready = all_or_none(lambda: prepare(settings, progress=stage.advance))
+        stage("training")
 
         def report(at: Report) -> None:
             held_out = "" if at.held_out_loss is None else f", held out {at.held_out_loss:.4f}"
-            bars.update(
-                task,
-                description="training",
-                completed=at.step,
-                note=f"loss {at.loss:.4f}{held_out}, {at.tokens_per_second:,.0f} tokens/s",
-            )
+            note = f"loss {at.loss:.4f}{held_out}, {at.tokens_per_second:,.0f} tokens/s"
+            stage.advance(at.step, settings.training.steps, "steps", note)
 
-        done = run(ready, report=report, say=lambda text: console.print(text, markup=False))
+        done = run(ready, report=report, say=lambda text: err().print(text, markup=False))
     if not is_first():
         return
 
@@ -97,7 +82,7 @@ def train(
         console.print(f"step {done.step}: loss {done.loss:.4f}{held_out}, {done.tokens_seen:,} tokens seen")
         console.print(f"wrote {done.checkpoint}", markup=False)
 
-    emit(result, json, render)
+    emit(result, render)
 
 
 def _settings(

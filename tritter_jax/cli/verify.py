@@ -6,19 +6,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tritter_jax.cli.arguments import own_path, source_path
-from tritter_jax.cli.output import JsonOption, emit, human_bytes, stages
+from tritter_jax.cli.arguments import Source, own_path, source_path
+from tritter_jax.cli.output import emit, human_bytes
+from tritter_jax.cli.progress import stages
 
 
 def verify(
-    path: Annotated[str, typer.Argument(help="A .tprog, a Hugging Face directory, or a size: the newest one here.")],
+    path: Source,
     repair_index: Annotated[
         bool,
         typer.Option("--repair-index", help="Rebuild the index from the weights files first."),
     ] = False,
     checksums: Annotated[bool, typer.Option(help="Hash the files that progressive.json lists.")] = True,
     finite: Annotated[bool, typer.Option(help="Look at every value for NaN and infinity.")] = True,
-    json: JsonOption = False,
 ) -> None:
     """Check checksums, names, shapes, dtypes, values and JSON; lists everything that is wrong at once.
 
@@ -51,6 +51,6 @@ def verify(
         "tensors": report.tensors,
         "checksums": report.checksums,
     }
-    emit(result, json, render)
+    emit(result, render)
     if not report.ok:
         raise typer.Exit(1)

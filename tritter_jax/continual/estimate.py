@@ -78,10 +78,7 @@ def estimate_fisher(
         (32, (8,))
     """
     if estimator not in ESTIMATORS:
-        raise UsageError(
-            "estimator", expected=f"one of {', '.join(ESTIMATORS)}", got=repr(estimator),
-            remedy="Choose one of those.",
-        )  # fmt: skip
+        raise UsageError.unknown("estimator", estimator, ESTIMATORS)
     for name, value in (("draws", draws), ("samples", 1 if samples is None else samples)):
         if value < 1:
             raise UsageError(name, expected="a whole number above 0", got=value, remedy="Mend it.")

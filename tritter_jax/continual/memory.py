@@ -105,9 +105,7 @@ def join(old: Memory | None, new: Memory, *, rule: str = "separate", gamma: floa
         ([2.0], [2.0], 8.0)
     """
     if rule not in TASKS:
-        raise UsageError(
-            "tasks", expected=f"one of {', '.join(TASKS)}", got=repr(rule), remedy="Choose one of those."
-        )
+        raise UsageError.unknown("tasks", rule, TASKS)
     check_gamma(gamma)
     if old is None:
         return new

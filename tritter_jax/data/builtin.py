@@ -1,6 +1,5 @@
 """Corpora that need no download, because every Python carries them. A new one is a function and a row."""
 
-import difflib
 import os
 import sysconfig
 import tokenize
@@ -36,11 +35,7 @@ def open_builtin(spec: str) -> Corpus:
     """
     name = spec.removeprefix(PREFIX)
     if name not in BUILTIN:
-        near = difflib.get_close_matches(name, BUILTIN, n=1)
-        raise UsageError(
-            "--data", expected=f"one of {', '.join(PREFIX + known for known in sorted(BUILTIN))}", got=repr(spec),
-            remedy=f"Did you mean {PREFIX}{near[0]}?" if near else "Choose one of those.",
-        )  # fmt: skip
+        raise UsageError.unknown("--data", spec, [PREFIX + known for known in sorted(BUILTIN)])
     documents = tuple(BUILTIN[name]())
     if not documents:
         raise UsageError(

@@ -4,7 +4,6 @@ plan = make_plan(source, target, width="duplicate", split="uneven")
 grown = grow(params, plan)
 """
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
@@ -312,9 +311,7 @@ def choose(option: str, name: str, rows: Mapping[str, _Row]) -> _Row:
         GrowthError: there is no such row.
     """
     if name not in rows:
-        near = difflib.get_close_matches(name, rows, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"Choose one with --{option}."
-        raise GrowthError(option, expected=f"one of {', '.join(rows)}", got=repr(name), remedy=hint)
+        raise GrowthError.unknown(option, name, rows, remedy=f"Choose one with --{option}.")
     return rows[name]
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tprog import ModelConfig, TritterError
+from tprog.forgetting import Matrix, forgetting_matrix
 from tprog.schema import Expansion, LayerAnalysis, Progressive, RecommendedExpansion
 
 from tritter_jax.analysis import fisher_mass
 from tritter_jax.growth import Plan, plan_from_record
-from tritter_jax.report.forgetting import Matrix, forgetting_matrix
 from tritter_jax.report.loss_picture import LossCurves
 from tritter_jax.train.subject import Subject
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from tprog import UsageError
+from tprog.locate import source_path
 
 from tritter_jax.train.toml import override, toml_value
 
@@ -37,7 +38,7 @@ class _Section(BaseModel):
 class ModelSection(_Section):
     """What is trained: one of a named size, a config.json, or a checkpoint to go on from.
 
-    A path that begins with `run:` lies in the run directory.
+    A path that begins with `run:` lies in the run directory; the checkpoint may also be `org/name` on the Hub.
     """
 
     size: str | None = None
@@ -219,6 +220,14 @@ class RunConfig(_Section):
         if text.startswith(IN_RUN):
             return self.directory / text.removeprefix(IN_RUN)
         return Path(text).expanduser()
+
+    def source(self, text: str) -> Path:
+        """A checkpoint of the configuration: a path, or a size or `org/name` as every command takes it.
+
+        Raises:
+            UsageError: there is none of these, or the Hub does not give it.
+        """
+        return self.path(text) if text.startswith(IN_RUN) else source_path(text)
 
     @property
     def directory(self) -> Path:

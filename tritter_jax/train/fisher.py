@@ -129,9 +129,7 @@ def measure_fisher(
     def prepare() -> TrainBatches:
         for option, value, known in (("--dtype", stored, STORED), ("--estimator", estimator, ESTIMATORS)):
             if value not in known:
-                raise UsageError(
-                    option, expected=f"one of {', '.join(known)}", got=repr(value), remedy="Choose one of those."
-                )
+                raise UsageError.unknown(option, value, known)
         new = destination is not None
         refuse_taken(path, overwrite=not new, is_ours=is_checkpoint, source=checkpoint.path if new else None)
         _check_tasks(checkpoint, tasks, gamma)

@@ -130,5 +130,5 @@ def make_optimizer(
 
 def _row(field: str, name: str, rows: dict[str, Any]) -> Any:
     if name not in rows:
-        raise UsageError(field, expected=f"one of {', '.join(rows)}", got=repr(name), remedy="Choose one of those.")
+        raise UsageError.unknown(field, name, rows)
     return rows[name]

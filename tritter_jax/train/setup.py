@@ -177,7 +177,7 @@ def _model(settings: RunConfig) -> tuple[Checkpoint | None, ModelConfig]:
             remedy='For example: size = "125M"',
         )  # fmt: skip
     if section.checkpoint:
-        checkpoint = open_checkpoint(settings.path(section.checkpoint))
+        checkpoint = open_checkpoint(settings.source(section.checkpoint))
         return checkpoint, checkpoint.config
     if section.size:
         return None, named_size(section.size)

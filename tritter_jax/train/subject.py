@@ -6,7 +6,7 @@ from typing import Any
 
 from tprog import ModelConfig, UsageError, size_label
 from tprog.layout import newest
-from tprog.reader import Checkpoint, open_checkpoint
+from tprog.reader import Checkpoint, open_checkpoint, read_description
 from tprog.schema import Progressive
 
 from tritter_jax.train.exchange import is_run
@@ -35,6 +35,16 @@ class Subject:
         lines = [] if self.run is None else read_metrics(self.run)
         last = None if self.checkpoint is None else self.progressive.steps
         return [line for line in lines if last is None or line["step"] <= last]
+
+
+def described_subject(directory: Path) -> Subject:
+    """What a directory says of its model, where neither weights nor a run are there.
+
+    Raises:
+        FormatError: what it says is missing or malformed.
+    """
+    config, progressive = read_description(directory)
+    return Subject(run=None, checkpoint=None, config=config, progressive=progressive)
 
 
 def open_subject(path: Path) -> Subject:

@@ -9,9 +9,10 @@ _SUMMARY = ("average_loss", "forgetting", "backward_transfer", "forward_transfer
 
 @dataclass(frozen=True)
 class Cell:
-    """One loss, and its heat: 0 at the task's best so far or before, 1 at the most that was forgotten of any task."""
+    """One loss, how far it is above the task's best until then, and that as a share of the most of any task."""
 
     loss: float | None
+    lost: float
     heat: float
 
 
@@ -53,7 +54,7 @@ def forgetting_matrix(stored: Any) -> Matrix | None:
     rows = tuple(
         (
             f"after {tasks[time]}" if in_turn else f"time {time + 1}",
-            tuple(Cell(loss, lost[time][task] / most) for task, loss in enumerate(row)),
+            tuple(Cell(loss, lost[time][task], lost[time][task] / most) for task, loss in enumerate(row)),
         )
         for time, row in enumerate(losses)
     )

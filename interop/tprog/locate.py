@@ -1,0 +1,82 @@
+"""Which directory a source means: a path, a named size for the newest checkpoint of it, or a model of the Hub."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tprog.errors import UsageError
+from tprog.layout import newest
+from tprog.sizes import SIZES
+
+if TYPE_CHECKING:
+    from tprog.hub import HubId
+
+
+def is_size(text: str) -> bool:
+    """Whether a word is one of the named sizes."""
+    return text.lower() in {name.lower() for name in SIZES}
+
+
+def user_path(text: str) -> Path:
+    """A path as a user writes it, with a leading ~ for a home directory."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
+
+
+def hub_source(text: str) -> "HubId | None":
+    """The model of the Hub that a source means; None where it must be meant as a path.
+
+    Example:
+        >>> hub_source("org/model@main"), hub_source("runs/poet-3B-0.tprog")
+        (HubId(repository='org/model', revision='main'), None)
+    """
+    from tprog.hub import HubId
+
+    source = HubId.parse(text)
+    if source is None or source.repository.endswith(".tprog") or Path(text.partition("/")[0]).exists():
+        return None
+    return source
+
+
+@contextmanager
+def perhaps_a_directory(text: str) -> Iterator[None]:
+    """A context in which what the Hub refuses may as well be a mistake in a path, and is told so.
+
+    Raises:
+        UsageError: in place of the one that was raised.
+    """
+    try:
+        yield
+    except UsageError as error:
+        expected = f"a directory here, or {error.expected}"
+        raise UsageError(text, expected=expected, got=error.got, remedy=error.remedy) from None
+
+
+def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
+    """The checkpoint a source means: a directory, for a named size the newest `*-{size}-*.tprog` here, or a model of
+    the Hub, which is fetched into its cache.
+
+    Args:
+        text: what the user wrote.
+        parts: of a model of the Hub, which parts are needed; all where left out.
+
+    Raises:
+        UsageError: there is none of these.
+    """
+    path = user_path(text)
+    if path.exists():
+        return path
+    if is_size(text):
+        return newest(text)
+    if (source := hub_source(text)) is not None:
+        from tprog.hub import fetch
+
+        with perhaps_a_directory(text):
+            return fetch(source, parts=parts)
+    raise UsageError(
+        text,
+        expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
+        got="none of these",
+        remedy="Check the path; `tritter sizes` lists the sizes.",
+    )

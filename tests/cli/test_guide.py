@@ -1,0 +1,65 @@
+"""`tritter` alone shows what lies here and what can be done with it next."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_every_command import parse
+
+
+@pytest.fixture
+def shown(tritter):
+    """The commands that are shown, each held against the parser."""
+
+    def show() -> list[str]:
+        outcome = tritter()
+        assert outcome.code == 0, outcome.err
+        commands = [step["command"] for step in tritter("--json").json["next"]]
+        for command in commands:
+            assert parse(command)
+            assert command in outcome.out
+        return commands
+
+    return show
+
+
+def test_in_an_empty_directory_it_shows_how_to_begin(shown):
+    assert {"tritter demo", "tritter plan --from 3B --to 7B"} < set(shown())
+
+
+def test_with_a_checkpoint_it_follows_what_is_known_of_it(shown, tritter, config_file, tmp_path):
+    assert tritter("init", "--config", config_file(), "--out", "a-test-0.tprog").code == 0
+    assert shown()[0].startswith("tritter analyze a-test-0.tprog")
+    path = tmp_path / "a-test-0.tprog" / "progressive.json"
+    known = json.loads(path.read_text())
+    known["current_size"]["model_size"] = "test"
+    path.write_text(json.dumps(known))
+    assert "tritter plan --from a-test-0.tprog --to 125M" in shown()
+    for field, first in (
+        ({"layer_analysis": {}}, "tritter recommend a-test-0.tprog"),
+        ({"recommended_expansion": {"next_size": "125M"}}, "tritter expand --from a-test-0.tprog"),
+        ({"expansion_history": [{"tokens_after": 0}]}, "tritter train --set model.checkpoint=a-test-0.tprog"),
+    ):
+        known |= field
+        path.write_text(json.dumps(known))
+        assert shown()[0].startswith(first)
+    path.write_text("{")
+    assert shown() == ["tritter verify a-test-0.tprog"]
+
+
+def test_a_name_with_spaces_is_quoted(shown, tritter, config_file):
+    assert tritter("init", "--config", config_file(), "--out", "my model-test-0.tprog").code == 0
+    assert "tritter info 'my model-test-0.tprog'" in shown()
+
+
+def test_with_a_run_or_a_model_directory_it_shows_what_these_are_for(shown, tmp_path):
+    model = tmp_path / "llama"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "model.safetensors").touch()
+    assert "tritter import llama llama.tprog" in shown()
+    (tmp_path / "runs" / "a" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "run.toml").touch()
+    assert shown()[0] == "tritter train --resume runs/a"
+    assert not any(Path("runs/a/checkpoints").iterdir())

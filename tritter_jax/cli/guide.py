@@ -1,0 +1,162 @@
+"""What `tritter` alone shows: what lies here, and the commands that come next."""
+
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from tprog import SIZES, TritterError, count_parameters, named_size
+from tprog.jsonio import read_json
+from tprog.layout import CONFIG, PROGRESSIVE, newest
+
+from tritter_jax.cli.arguments import is_run_directory
+from tritter_jax.cli.output import emit
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and what it is good for."""
+
+    command: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guide:
+    """What was found, in words, and what can be done with it.
+
+    Args:
+        found: what lies here.
+        path: where; None where there is nothing to work on.
+        steps: the likeliest commands first.
+    """
+
+    found: str
+    path: Path | None
+    steps: tuple[Step, ...]
+
+
+def guide(directory: Path = Path()) -> Guide:
+    """Look at a directory for a run, a checkpoint or a model, the newest of each kind, and say what comes next.
+
+    Example:
+        >>> import tempfile
+        >>> [step.command for step in guide(Path(tempfile.mkdtemp())).steps][0]
+        'tritter demo'
+    """
+    found: list[tuple[float, Path, Callable[[Path], Guide]]] = []
+    for path in _runs(directory):
+        found.append((path.stat().st_mtime, path, _of_run))
+    try:
+        path = newest(directory=directory)
+        found.append((path.stat().st_mtime, path, _of_checkpoint))
+    except TritterError:
+        pass
+    if not found:
+        found += [(0.0, path, _of_model) for path in _models(directory)]
+    if not found:
+        return _of_nothing()
+    _, path, describe = max(found, key=lambda each: each[0])
+    return describe(path)
+
+
+def show_guide() -> None:
+    """Print what comes next in the working directory."""
+    found = guide()
+
+    def render(console: Console) -> None:
+        console.print(f"{found.found} Next:\n", markup=False)
+        width = max(len(step.command) for step in found.steps)
+        for step in found.steps:
+            console.print(f"  {step.command:{width}}  # {step.what}", markup=False, soft_wrap=True)
+        console.print("\nAll commands: tritter --help. Each takes --help, --json, --quiet and --verbose.")
+
+    steps: list[dict[str, Any]] = [{"command": step.command, "what": step.what} for step in found.steps]
+    path = None if found.path is None else str(found.path)
+    emit({"found": found.found, "path": path, "next": steps}, render)
+
+
+def _runs(directory: Path) -> Iterable[Path]:
+    places = [directory, *directory.glob("*"), *directory.glob("runs/*")]
+    return (place for place in places if is_run_directory(place))
+
+
+def _models(directory: Path) -> Iterable[Path]:
+    places = [directory, *sorted(directory.glob("*"))]
+    return (place for place in places if (place / CONFIG).is_file() and any(place.glob("*.safetensors")))
+
+
+def _of_nothing() -> Guide:
+    steps = (
+        Step("tritter demo", "the whole job on a small model; needs nothing"),
+        Step("tritter plan --from 3B --to 7B", "what growing would do, and what is guaranteed"),
+        Step("tritter import ./Llama-3.2-1B llama-1B-0.tprog", "begin with a Hugging Face model directory"),
+        Step("tritter train --set model.size=test --data builtin:prose", "train a small model on text that is here"),
+    )
+    return Guide(found="There is no checkpoint and no run in this directory.", path=None, steps=steps)
+
+
+def _of_model(path: Path) -> Guide:
+    name = path.resolve().name
+    steps = (
+        Step(f"tritter info {_quoted(path)}", "what it is"),
+        Step(f"tritter import {_quoted(path)} {shlex.quote(f'{name}.tprog')}", "take it over, bit for bit"),
+        Step(f"tritter analyze {_quoted(path)} --data builtin:prose", "what each layer is worth"),
+    )
+    return Guide(found=f"A Hugging Face model directory: {path}.", path=path, steps=steps)
+
+
+def _of_run(path: Path) -> Guide:
+    run = _quoted(path)
+    steps = (
+        Step(f"tritter train --resume {run}", "go on where its last checkpoint was saved"),
+        Step(f"tritter recommend {run} --when", "at which step growing wins over going on"),
+        Step(f"tritter report {run}", "losses, layers and lineage on one page"),
+    )
+    return Guide(found=f"A run: {path}.", path=path, steps=steps)
+
+
+def _of_checkpoint(path: Path) -> Guide:
+    name = _quoted(path)
+    try:
+        known = read_json(path / PROGRESSIVE)
+    except TritterError:
+        step = Step(f"tritter verify {name}", "what is wrong with it: its progressive.json cannot be read")
+        return Guide(found=f"A checkpoint: {path}.", path=path, steps=(step,))
+    steps = [_advice(name, known), Step(f"tritter info {name}", "what it is")]
+    if (larger := _larger(known)) is not None:
+        steps.append(Step(f"tritter plan --from {name} --to {larger}", "what growing would do"))
+    train = Step(f"tritter train --set model.checkpoint={name} --data builtin:prose", "train it on")
+    steps.insert(0 if _just_grown(known) else len(steps), train)
+    return Guide(found=f"A checkpoint: {path}.", path=path, steps=tuple(steps))
+
+
+def _advice(name: str, known: dict[str, Any]) -> Step:
+    advised = known.get("recommended_expansion")
+    if isinstance(advised, dict):
+        return Step(f"tritter expand --from {name}", f"grow it to {advised.get('next_size')}, as recommended")
+    if isinstance(known.get("layer_analysis"), dict):
+        return Step(f"tritter recommend {name}", "what to grow into next, and why")
+    return Step(f"tritter analyze {name} --data builtin:prose", "what each layer is worth, on this or your own text")
+
+
+def _just_grown(known: dict[str, Any]) -> bool:
+    history = known.get("expansion_history")
+    last = history[-1] if isinstance(history, list) and history else None
+    return isinstance(last, dict) and not last.get("tokens_after")
+
+
+def _larger(known: dict[str, Any]) -> str | None:
+    """The smallest named size above a checkpoint's, where that has one."""
+    size = known.get("current_size")
+    name = size.get("model_size") if isinstance(size, dict) else None
+    if name not in SIZES:
+        return None
+    counts = {size: count_parameters(named_size(size)) for size in SIZES}
+    return min((size for size in SIZES if counts[size] > counts[name]), key=lambda size: counts[size], default=None)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

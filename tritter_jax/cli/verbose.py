@@ -1,0 +1,50 @@
+"""What `--verbose` adds: versions before a command, log records during it, time and memory after it."""
+
+import logging
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+from tritter_jax import __version__
+from tritter_jax.cli.output import err, human_bytes, manner
+
+_TOLD = ("jax", "flax", "orbax-checkpoint", "safetensors", "torch", "transformers", "huggingface_hub")
+
+
+@contextmanager
+def verbosely() -> Iterator[None]:
+    """A context that tells more of a command, where that was asked for; nothing of it is done otherwise."""
+    if not manner.get().verbose:
+        yield
+        return
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    err().print(f"tritter-jax {__version__}, Python {platform.python_version()}, {_versions()}", markup=False)
+    since = time.perf_counter()
+    try:
+        yield
+    finally:
+        taken = f"took {time.perf_counter() - since:.1f} s"
+        err().print(f"{taken}, at most {human_bytes(peak)} of memory" if (peak := _peak()) else taken)
+
+
+def _versions() -> str:
+    found = []
+    for name in _TOLD:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _peak() -> int | None:
+    """Largest resident memory so far, in bytes; None where the system does not count it."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
