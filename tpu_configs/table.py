@@ -1,4 +1,4 @@
-"""Keeps the table in README.md: python -m tpu_configs.table [--keep DIRECTORY] [NAME ...]
+"""Keeps the table in README.md: python -m tpu_configs.table [--keep DIRECTORY] [--write-only] [NAME ...]
 
 Compiles the configurations named, or all, and writes what was found into results.json and the table; the rows of the
 others stay. With --keep what was compiled stays in a directory, and is not compiled again for the same settings.
@@ -20,9 +20,10 @@ RESULTS, README = HERE / "results.json", HERE / "README.md"
 def row(path: Path, found: dict[str, Any] | None) -> str:
     """A configuration's line of the table."""
     settings = RunConfig.load(path)
-    mesh, data = settings.mesh, settings.data
+    mesh, data, machine = settings.mesh, settings.data, settings.machine
+    slices = f"{machine.slices} x " if machine.slices > 1 else ""
     cells = [
-        f"`{path.stem}`", f"`{settings.machine.topology}`", f"{mesh.data} x {mesh.fsdp} x {mesh.tensor}",
+        f"`{path.stem}`", f"{slices}`{machine.topology}`", f"{mesh.data} x {mesh.fsdp} x {mesh.tensor}",
         f"{data.batch_size} x {data.sequence_length:,}", "yes" if settings.training.remat else "no",
     ]  # fmt: skip
     if found is None:
@@ -48,11 +49,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--keep", type=Path)
+    parser.add_argument("--write-only", action="store_true", help="Compile nothing; write the table.")
     options = parser.parse_args()
     paths = sorted(HERE.glob("*.toml"))
+    if unknown := set(options.names) - {path.stem for path in paths}:
+        parser.error(f"no such configuration: {', '.join(sorted(unknown))}")
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for path in paths:
-        if not options.names or path.stem in options.names:
+        if not options.write_only and (not options.names or path.stem in options.names):
             found = check(RunConfig.load(path), path.stem, remedies=False, keep=options.keep, say=print)
             results[path.stem] = found.to_json()
     results = {path.stem: results[path.stem] for path in paths if path.stem in results}

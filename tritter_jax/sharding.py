@@ -170,6 +170,11 @@ def look_up(table: Shaped[Array, "v d"], rows: Int[Array, "b s"]) -> Shaped[Arra
     return split_batch(jax.lax.with_sharding_constraint(taken, PartitionSpec(BATCH_AXES[0], None, BATCH_AXES[1])))
 
 
+def splits_parameters() -> bool:
+    """Whether a mesh is in use that splits the parameters' hidden axis."""
+    return _mesh_is_set() and jax.sharding.get_abstract_mesh().shape[BATCH_AXES[1]] > 1
+
+
 def _mesh_is_set() -> bool:
     mesh = jax.sharding.get_abstract_mesh()
     return not mesh.empty and set(BATCH_AXES) <= set(mesh.axis_names)

@@ -39,6 +39,13 @@ def test_the_training_step_compiles_for_each_generation(topology):
     assert (said["whole_parameter_gathers"], said["loops_counted_once"]) == ([], 0)
 
 
+def test_a_step_of_the_fisher_information_gathers_no_whole_parameter():
+    settings = small(topology="v5e:2x2", program="fisher")
+    said = check(settings, "fisher").to_json()
+    assert said["fits"]
+    assert (said["whole_parameter_gathers"], said["loops_counted_once"]) == ([], 0)
+
+
 @pytest.fixture
 def grown(tmp_path):
     """A growth over two slices, of a model with a vocabulary."""
@@ -87,5 +94,4 @@ def test_every_configuration_fits_its_machine(path):
     said = check(RunConfig.load(path), path.stem, remedies=False).to_json()
     assert said["fits"], json.dumps(said, indent=1)
     assert said["loops_counted_once"] == 0
-    if said["program"] != "fisher":  # whose logits are made at once
-        assert said["whole_parameter_gathers"] == []
+    assert said["whole_parameter_gathers"] == []

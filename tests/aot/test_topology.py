@@ -57,6 +57,39 @@ def test_without_the_compiler_the_way_to_it_is_told(monkeypatch):
         require_compiler()
 
 
+class Device:
+    """A device of a slice that is not here."""
+
+    def __init__(self, device_kind: str, slice_index: int | None = None):
+        self.device_kind, self.slice_index = device_kind, slice_index
+
+
+def of(kind: str, count: int, slices: int = 1) -> list[Device]:
+    return [Device(kind, number % slices) for number in range(count)]
+
+
+def test_the_slice_that_is_named_is_taken():
+    Topology.parse("v5e-16").require(of("TPU v5 lite", 16))
+    Topology.parse("tpu7x-8", 2).require(of("TPU7x", 16, 2))
+
+
+@pytest.mark.parametrize(
+    ("topology", "slices", "devices", "got"),
+    [
+        ("v5e-16", 1, of("cpu", 1), "1 (cpu)"),
+        ("v5e-16", 1, of("cpu", 16), "16 (cpu)"),
+        ("v5e-16", 1, of("TPU v6 lite", 16), "16 (TPU v6 lite)"),
+        ("v5e-16", 1, of("TPU v5 lite", 4), "4 (TPU v5 lite)"),  # one host of it, without --distributed
+        ("v5e-16", 2, of("TPU v5 lite", 32), "32 (TPU v5 lite)"),
+        ("v5e-16", 1, of("TPU v5 lite", 16, 2), "16 (TPU v5 lite) in 2 slices"),
+    ],
+)
+def test_other_devices_are_refused(topology, slices, devices, got):
+    with pytest.raises(UsageError, match=r"machine.topology: expected the \d+ devices \(TPU v5 lite\)") as raised:
+        Topology.parse(topology, slices).require(devices)
+    assert f"got {got}. Start it on all hosts" in str(raised.value)
+
+
 def test_peaks_are_positive_and_name_their_source():
     for chip in CHIPS.values():
         assert min(chip.flops, chip.bandwidth, chip.links, chip.network, chip.memory) > 0

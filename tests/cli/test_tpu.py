@@ -24,6 +24,18 @@ def test_a_configuration_without_a_machine_is_told_what_to_add(tritter, tmp_path
     assert 'topology = "v5e:4x4"' in outcome.error
 
 
+@pytest.mark.parametrize("name", ["v5e-16", "v5e:4x4"])
+def test_training_refuses_another_machine_before_it_reads_anything(tritter, tmp_path, name):
+    text = f'[model]\nsize = "test"\n[data]\ntrain = "nowhere.txt"\n[machine]\ntopology = "{name}"\n'
+    (tmp_path / "run.toml").write_text(text)
+    outcome = tritter("train", "--config", "run.toml", "--out", "run")
+    assert outcome.code == 1
+    assert "the 16 devices (TPU v5 lite) of 1 x v5e:4x4, got 8 (cpu)" in outcome.error
+    assert not (tmp_path / "run").exists()
+    here = tritter("train", "--config", "run.toml", "--out", "run", "--set", "machine.topology=")
+    assert "nowhere.txt" in here.error  # the machine is no reason any more
+
+
 def test_without_the_compiler_the_extra_is_named(tritter, tmp_path, monkeypatch):
     (tmp_path / "run.toml").write_text('[model]\nsize = "test"\n[machine]\ntopology = "v5e:2x2"\n')
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

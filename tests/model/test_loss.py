@@ -8,6 +8,7 @@ import pytest
 
 from tests.support import odd_config, random_params, random_tokens
 from tritter_jax.model import apply, layers, loss, token_losses
+from tritter_jax.sharding import MeshShape, make_mesh
 
 
 def features(dtype: str, classes: int = 96):
@@ -29,6 +30,33 @@ def test_blocks_of_classes_change_neither_loss_nor_gradients(x64, blocks):
     one, many = value_and_gradients(1, *inputs), value_and_gradients(blocks, *inputs)
     for expected, got in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("blocks", [2, 6, 96])
+def test_blocks_of_classes_change_neither_logits_nor_their_gradients(x64, blocks):
+    x, output, _ = features("float64")
+    given = jnp.asarray(np.random.default_rng(1).standard_normal((2, 5, 96)))
+
+    def pulled(blocks: int):
+        logits, pull = jax.vjp(lambda x, output: loss.whole_logits(x, output, blocks=blocks), x, output)
+        return logits, *pull(given)
+
+    for expected, got in zip((x @ output, *pulled(1)[1:]), pulled(blocks), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
+
+
+def test_logits_are_cut_only_on_a_mesh_that_splits_the_output_layer(monkeypatch):
+    monkeypatch.setattr(loss, "_CLASSES_AT_ONCE", 40)
+    x, output, _ = features("float32")
+
+    def loops() -> int:
+        return str(jax.make_jaxpr(lambda x, output: loss.whole_logits(x, output))(x, output)).count("scan")
+
+    found = []
+    for shape in (MeshShape(data=2), MeshShape(fsdp=2)):
+        with jax.set_mesh(make_mesh(shape)):
+            found.append(loops())
+    assert (loops(), *found) == (0, 0, 1)
 
 
 def test_one_block_is_the_loss_as_optax_has_it(x64):

@@ -1,10 +1,6 @@
 """Real processes that train one model together: the losses of one device, one checkpoint, and one fate."""
 
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,51 +11,18 @@ from tprog import UsageError
 from tprog.reader import open_checkpoint
 from tprog.verify import verify
 
+from tests.train.gangs import A_MINUTE, Gang
 from tritter_jax.train import loop
 from tritter_jax.train.metrics import read_metrics
 from tritter_jax.train.processes import start_processes
 from tritter_jax.train.setup import prepare
 
 ON_A_MESH = 1e-5
-A_MINUTE = 60
 
 
-class Job:
+def training(settings: Path, *options: str, devices: int = 1, each=((), ())) -> Gang:
     """`tritter train` in several processes; `each` are further options of one process each."""
-
-    def __init__(self, settings: Path, *options: str, devices: int = 1, each=((), ())):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        self.members = []
-        for number, own in enumerate(each):
-            environment = {
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-                "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-                "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
-                "JAX_NUM_PROCESSES": str(len(each)),
-                "JAX_PROCESS_ID": str(number),
-            }
-            command = [sys.executable, "-c", "from tritter_jax.cli.main import main; main()", "train"]
-            command += ["--config", str(settings), *options, *own]
-            self.members.append(
-                subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            )
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for member in self.members:
-            member.kill()
-            member.communicate()
-
-    def finish(self, timeout: float = 240) -> list[tuple[int, str]]:
-        """Exit code and standard error of each."""
-        ended = [member.communicate(timeout=timeout) for member in self.members]
-        return [(member.returncode, error) for member, (_, error) in zip(self.members, ended, strict=True)]
+    return Gang(*(["train", "--config", str(settings), *options, *own] for own in each), devices=devices)
 
 
 @pytest.fixture
@@ -110,9 +73,9 @@ def assert_trained_like(directory: Path, alone: Path) -> None:
     assert moments["step"] == others["step"]
 
 
-def test_two_processes_of_two_devices_train_like_one_device(settings, written, alone):
-    chosen = settings("mesh.data=2", "mesh.fsdp=2", directory="two")
-    with Job(written(chosen), devices=2) as job:
+def test_two_processes_of_four_devices_train_like_one_device(settings, written, alone):
+    chosen = settings("mesh.data=2", "mesh.fsdp=4", directory="two")
+    with training(written(chosen), devices=4) as job:
         assert [code for code, _ in job.finish()] == [0, 0]
     assert_trained_like(Path(chosen.output.directory), alone)
 
@@ -120,7 +83,7 @@ def test_two_processes_of_two_devices_train_like_one_device(settings, written, a
 @pytest.mark.slow
 def test_a_tensor_axis_may_span_processes(settings, written, alone):
     chosen = settings("mesh.tensor=2", directory="two")
-    with Job(written(chosen)) as job:
+    with training(written(chosen)) as job:
         assert [code for code, _ in job.finish()] == [0, 0]
     assert_trained_like(Path(chosen.output.directory), alone)
 
@@ -130,13 +93,13 @@ def test_a_tensor_axis_may_span_processes(settings, written, alone):
 def test_a_killed_process_ends_the_job_which_then_resumes_exactly(settings, written, lost):
     options = ("mesh.data=2", "output.checkpoint_interval=4", "training.steps=24", "schedule.name=constant")
     whole = settings(*options, directory="whole")
-    with Job(written(whole)) as job:
+    with training(written(whole)) as job:
         assert [code for code, _ in job.finish()] == [0, 0]
 
     chosen = settings(*options, directory="killed")
     directory = Path(chosen.output.directory)
     # Slowed down, so that the kill comes between two checkpoints, and told to go on for ever.
-    with Job(written(chosen), "--set", "training.steps=100000", "--set", "output.eval_interval=1") as job:
+    with training(written(chosen), "--set", "training.steps=100000", "--set", "output.eval_interval=1") as job:
         until = time.monotonic() + 120
         while not (directory / "checkpoints" / "8").is_dir():
             assert time.monotonic() < until
@@ -150,14 +113,14 @@ def test_a_killed_process_ends_the_job_which_then_resumes_exactly(settings, writ
 
     last = max(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdecimal())
     assert 8 <= last < 24, "the job outran the test"
-    with Job(written(chosen)) as job:
+    with training(written(chosen)) as job:
         assert [code for code, _ in job.finish()] == [0, 0]
     assert losses(directory) == losses(Path(whole.output.directory))
 
 
 def test_what_is_wrong_in_one_process_ends_both_and_is_told_to_both(settings, written):
     chosen = settings("mesh.data=2", directory="two")
-    with Job(written(chosen), each=((), ("--data", "builtin:poetry"))) as job:
+    with training(written(chosen), each=((), ("--data", "builtin:poetry"))) as job:
         (code, error), (other_code, other_error) = job.finish(timeout=A_MINUTE)
     assert (code, other_code) == (1, 1)
     assert "process 1: --data: expected one of" in " ".join(error.split())
@@ -168,7 +131,7 @@ def test_what_is_wrong_in_one_process_ends_both_and_is_told_to_both(settings, wr
 
 def test_a_mesh_that_leaves_a_process_idle_is_refused(settings, written):
     chosen = settings("mesh.data=1", directory="two")
-    with Job(written(chosen)) as job:
+    with training(written(chosen)) as job:
         ended = job.finish(timeout=A_MINUTE)
     assert [code for code, _ in ended] == [1, 1]
     assert all("each process to hold an equal part" in " ".join(error.split()) for _, error in ended)

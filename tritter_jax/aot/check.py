@@ -52,7 +52,7 @@ def check(
     Raises:
         UsageError: the compiler is not installed, there is no such topology, or mesh, model and batch do not fit.
     """
-    if settings.machine.topology is None:
+    if not settings.machine.topology:
         raise UsageError(
             f"{name}: machine.topology", expected="the TPU slice to compile for", got="nothing",
             remedy='For example: [machine] topology = "v5e:4x4"',

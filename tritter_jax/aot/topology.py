@@ -20,6 +20,7 @@ class Chip:
 
     Args:
         name: as in topology names.
+        kind: as JAX calls its devices.
         dimensions: of the torus.
         cores: what accelerator names such as v5p-8 count for each chip.
         devices: JAX devices on a chip.
@@ -28,10 +29,11 @@ class Chip:
         bandwidth: peak bytes/s to and from that memory.
         links: peak bytes/s into the device from others of its slice, over all its links.
         network: peak bytes/s into the device from other slices.
-        source: where the peaks are stated, by chip.
+        source: the page that states the peaks for a chip: links both ways, the network in bits.
     """
 
     name: str
+    kind: str
     dimensions: int
     cores: int
     devices: int
@@ -49,24 +51,29 @@ CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         Chip(
-            name="v5e", dimensions=2, cores=1, devices=1, memory=int(15.75 * GIB), flops=197e12, bandwidth=819e9,
-            links=200e9, network=3.1e9, source=f"{_DOCS}/v5e",
+            name="v5e", kind="TPU v5 lite", dimensions=2, cores=1, devices=1, memory=int(15.75 * GIB), flops=197e12,
+            bandwidth=819e9, links=200e9, network=3.125e9, source=f"{_DOCS}/v5e",
         ),
         Chip(
-            name="v5p", dimensions=3, cores=2, devices=1, memory=int(95.74 * GIB), flops=459e12, bandwidth=2765e9,
-            links=600e9, network=6.2e9, source=f"{_DOCS}/v5p",
+            name="v5p", kind="TPU v5", dimensions=3, cores=2, devices=1, memory=int(95.74 * GIB), flops=459e12,
+            bandwidth=2765e9, links=600e9, network=6.25e9, source=f"{_DOCS}/v5p",
         ),
         Chip(
-            name="v6e", dimensions=2, cores=1, devices=1, memory=int(31.25 * GIB), flops=918e12, bandwidth=1600e9,
-            links=400e9, network=12.5e9, source=f"{_DOCS}/v6e",
+            name="v6e", kind="TPU v6 lite", dimensions=2, cores=1, devices=1, memory=int(31.25 * GIB), flops=918e12,
+            bandwidth=1638e9, links=400e9, network=12.5e9, source=f"{_DOCS}/v6e",
         ),
         Chip(
-            name="tpu7x", dimensions=3, cores=2, devices=2, memory=int(94.75 * GIB), flops=2307e12 / 2,
+            name="tpu7x", kind="TPU7x", dimensions=3, cores=2, devices=2, memory=int(94.75 * GIB), flops=2307e12 / 2,
             bandwidth=7380e9 / 2, links=600e9 / 2, network=12.5e9 / 2, source=f"{_DOCS}/tpu7x",
         ),
     )
 }  # fmt: skip
-"""Every generation that programs are compiled for, by name."""
+"""Every generation that programs are compiled for, by name; the peaks as those pages state them.
+
+The pages give the links' bandwidth in both directions together, so half of it is here; the network of v5e for a pod
+of 256 chips, that of the others for a chip. They give 16, 95, 32 and 192 GB of memory: what is here is what the
+compiler leaves to programs.
+"""
 
 _PLANES = ((2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16))
 _BLOCKS = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4), (4, 4, 4), (4, 4, 8), (4, 8, 8), (8, 8, 8))
@@ -131,6 +138,27 @@ class Topology:
     def device_count(self) -> int:
         """Number of JAX devices in all slices."""
         return math.prod(self.shape) * self.chip.devices * self.slices
+
+    def require(self, devices: Sequence[Any]) -> None:
+        """Refuse to run what is made for these slices on other devices.
+
+        Args:
+            devices: those there are, of all processes.
+
+        Raises:
+            UsageError: they are of another kind or number, or of another number of slices.
+        """
+        kinds = sorted({device.device_kind for device in devices})
+        slices = len({getattr(device, "slice_index", None) for device in devices})
+        if (kinds, len(devices), slices) == ([self.chip.kind], self.device_count, self.slices):
+            return
+        raise UsageError(
+            "machine.topology",
+            expected=f"the {self.device_count} devices ({self.chip.kind}) of {self.slices} x {self.name}",
+            got=f"{len(devices)} ({' and '.join(kinds)})" + (f" in {slices} slices" if slices > 1 else ""),
+            remedy="Start it on all hosts of that slice with --distributed. For another slice, find mesh and batch "
+            "with `tritter tpu check`; to run it here, --set machine.topology= and a [mesh] of these devices.",
+        )
 
     def devices(self) -> Sequence[Any]:
         """The devices, for compiling; nothing can be run on them.

@@ -43,16 +43,25 @@ def train(
         tritter train --resume runs/a
     """
     settings = _settings(config, change or [], data or [], out, resume)
+    import jax
+
+    from tritter_jax.aot import Topology
     from tritter_jax.train.loop import Report
     from tritter_jax.train.loop import train as run
     from tritter_jax.train.processes import all_or_none, is_first, start_processes
-    from tritter_jax.train.setup import prepare
+    from tritter_jax.train.setup import Run, prepare
 
     start_processes(distributed=distributed)
 
     with stages(told=is_first()) as stage:
+
+        def prepared() -> Run:
+            if settings.machine.topology:
+                Topology.parse(settings.machine.topology, settings.machine.slices).require(jax.devices())
+            return prepare(settings, progress=stage.advance)
+
         stage("preparing")
-        ready = all_or_none(lambda: prepare(settings, progress=stage.advance))
+        ready = all_or_none(prepared)
         stage("training")
 
         def report(at: Report) -> None:

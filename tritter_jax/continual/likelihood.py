@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Integer, Shaped
 from tprog import ModelConfig
 
 from tritter_jax.dtypes import wide_dtype
-from tritter_jax.model import apply
+from tritter_jax.model import Decoder, whole_logits
 
 Numbers = Array | np.ndarray
 
@@ -42,7 +42,12 @@ def language_logits(config: ModelConfig, dtype: str | None = None) -> LogitsOf:
         config: the model.
         dtype: dtype of the computation; that of the parameters given when None.
     """
-    return lambda params, tokens: apply(params, jnp.asarray(tokens), config, dtype=dtype)
+
+    def logits_of(params: Any, tokens: Shaped[Numbers, "b s"]) -> Float[Array, "b s v"]:
+        model = Decoder.from_params(params, config, dtype=dtype)
+        return whole_logits(model.features(jnp.asarray(tokens)), model.output)
+
+    return logits_of
 
 
 def windows_batch(windows: Integer[Numbers, "b s1"], weights: Shaped[Numbers, "b s"] | None = None) -> Labelled:

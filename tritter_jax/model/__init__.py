@@ -3,7 +3,7 @@
 from tritter_jax.model.by_layer import logits_by_layer
 from tritter_jax.model.decoder import Decoder, Params, abstract_params, apply, init_params
 from tritter_jax.model.generate import generate
-from tritter_jax.model.loss import token_losses
+from tritter_jax.model.loss import token_losses, whole_logits
 from tritter_jax.model.stages import Stages, stages
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "logits_by_layer",
     "stages",
     "token_losses",
+    "whole_logits",
 ]

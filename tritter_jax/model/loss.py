@@ -1,4 +1,4 @@
-"""The loss of a language model, without all the logits of a large vocabulary at once."""
+"""The loss of a language model, and its logits, without all of a large output layer at once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +12,7 @@ from tprog import ModelConfig
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import Decoder
 from tritter_jax.model.layers import matmul
+from tritter_jax.sharding import splits_parameters
 
 _CLASSES_AT_ONCE = 8192
 """Larger vocabularies are scored block by block."""
@@ -70,8 +71,7 @@ def cross_entropy(
         return optax.softmax_cross_entropy_with_integer_labels(matmul(x, output.astype(x.dtype)).astype(wide), labels)
     # The gradient of the features adds up over the blocks, in the dtype that they have outside the loop.
     features, dtype = x.astype(wide), x.dtype
-    # Block j has the classes j, j + blocks, ...: a mesh axis that splits the vocabulary splits every block alike.
-    columns = jnp.moveaxis(output.astype(dtype).reshape(output.shape[0], -1, blocks), 2, 0)
+    columns = _columns(output.astype(dtype), blocks)
 
     def score(inputs: tuple[Float[Array, "d w"], Int[Array, ""]]) -> tuple[Float[Array, "b s"], Float[Array, "b s"]]:
         columns, block = inputs
@@ -83,6 +83,31 @@ def cross_entropy(
     numbers = jnp.arange(blocks, dtype=labels.dtype)
     totals, found = jax.lax.map(jax.checkpoint(score, prevent_cse=False), (columns, numbers))
     return jax.nn.logsumexp(totals, axis=0) - jnp.sum(found, axis=0)
+
+
+def whole_logits(
+    x: Float[Array, "b s d"], output: Float[Array, "d v"], *, blocks: int | None = None
+) -> Float[Array, "b s v"]:
+    """x @ output, of a large vocabulary block by block where a mesh splits `output`: no device ever holds it whole.
+
+    Args:
+        x: features [B, S, D].
+        output: the output layer [D, V], in its own dtype; products are computed in that of `x`.
+        blocks: number of blocks, a divisor of V; chosen by V and the mesh in use when None.
+    """
+    if blocks is None:
+        blocks = _blocks(output.shape[1]) if splits_parameters() else 1
+    output, dtype = output.astype(x.dtype), x.dtype
+    if blocks == 1:
+        return matmul(x, output)
+    features = x.astype(wide_dtype(dtype))  # as in `cross_entropy`
+    parts = jax.lax.map(lambda columns: matmul(features.astype(dtype), columns), _columns(output, blocks))
+    return jnp.moveaxis(parts, 0, -1).reshape(*x.shape[:-1], -1)
+
+
+def _columns(output: Float[Array, "d v"], blocks: int) -> Float[Array, "n d w"]:
+    """Block j has the classes j, j + blocks, ...: a mesh axis that splits the vocabulary splits every block alike."""
+    return jnp.moveaxis(output.reshape(output.shape[0], -1, blocks), 2, 0)
 
 
 def _blocks(classes: int) -> int:

@@ -116,7 +116,7 @@ class MeshSection(_Section):
 
 
 class MachineSection(_Section):
-    """The TPU that a configuration is made for; a run takes the devices that it finds.
+    """The TPU that a configuration is made for: `tritter train` refuses other devices. None or empty takes any.
 
     `tritter tpu check` compiles `program` for it: the training step, the growth from `grow_from` (a named size or a
     config.json) to the model, or a step of the Fisher information.
