@@ -32,7 +32,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         package = name if is_package(name) else name.rpartition(".")[0]
         tree.setdefault(package, []).append(page(name) if name == package else {name: page(name)})
     assert config.nav is not None
-    config.nav.insert(3, {"Reference": ["reference/commands.md", *({name: pages} for name, pages in tree.items())]})
+    config.nav.insert(-1, {"Reference": ["reference/commands.md", *({name: pages} for name, pages in tree.items())]})
     return config
 
 

@@ -105,6 +105,23 @@ class Trainer:
         opt_state = grow_optimizer(state.opt_state, plan, optimizer, strategy=variant.moments)
         return state._replace(params=grow(state.params, plan), opt_state=opt_state)
 
+    def afterwards(self, variant: Variant, seed: int, *, steps: int, every: int) -> list[tuple[int, float]]:
+        """Held-out losses right after growing, by tokens since; before it, and at 0 tokens, too.
+
+        The learning rate does not fall. A variant that does not grow goes on as it is.
+        """
+        course = self._trunk(variant.first, seed, self.settings.small_share * self.flops)
+        losses = [(0, self._loss(course))]
+        if plan := variant.plan(seed):
+            course = replace(course, config=plan.target, state=self.grown(course.state, variant, seed))
+        begun, cost = course.steps, self.cost(course.config)
+        while True:
+            tokens = (course.steps - begun) * self.settings.batch_size * self.settings.sequence_length
+            losses.append((tokens, self._loss(course)))
+            if course.steps - begun >= steps:
+                return losses
+            course = self._advance(course, seed, course.spent + every * cost)
+
     def forget(self) -> None:
         """Drop what was kept for other variants of a seed."""
         self._trunks.clear()

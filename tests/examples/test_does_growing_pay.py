@@ -3,6 +3,7 @@
 import pytest
 from tprog import UsageError
 
+from examples.does_growing_pay import recovery
 from examples.does_growing_pay.report import table
 from examples.does_growing_pay.results import complete, place
 from examples.does_growing_pay.settings import Settings
@@ -66,3 +67,12 @@ def test_the_table_has_a_line_a_variant(finished):
     lines = table(finished[1]).splitlines()
     assert len(lines) == 2 + len(VARIANTS)
     assert "+0.0000" in next(line for line in lines if line.startswith(f"| {SCRATCH.name} "))
+
+
+def test_recovery_is_counted_from_the_last_loss_above_the_one_before_growing(texts):
+    exact, copied = (Trainer(TINY, texts).afterwards(variant, 0, steps=4, every=2) for variant in (WIDTH, COPY))
+    assert [tokens for tokens, _ in exact] == [0, 0, 2 * 2 * 32, 4 * 2 * 32]
+    assert exact[1][1] == pytest.approx(exact[0][1], rel=1e-5)
+    assert abs(copied[1][1] - copied[0][1]) > 1e-3
+    assert "| copy | +0.500 | +0.500 | 20 | -0.100 |" in recovery.table({"copy": [[(0, 2.0), (0, 2.5), (20, 1.9)]]})
+    assert "later" in recovery.table({"copy": [[(0, 2.0), (0, 1.9), (20, 2.1)]]})
