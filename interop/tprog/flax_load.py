@@ -36,7 +36,7 @@ def load_tree(
         ParameterError: there is no sharding for some parameter.
         UsageError: the tensors are float64 and JAX is not set to compute in it.
     """
-    spread = _shardings(shardings, config)
+    spread = spread_over(shardings, config)
     return nest(
         {
             spec.path: load_parameter(source, config, spec, dtype=dtype, sharding=spread.get(spec.path))
@@ -139,7 +139,12 @@ def _dtype(source: TensorSource, spec: ParamSpec, tensors: list[HFTensor], dtype
     return target
 
 
-def _shardings(shardings: Shardings | None, config: ModelConfig) -> dict[tuple[str, ...], jax.sharding.Sharding]:
+def spread_over(shardings: Shardings | None, config: ModelConfig) -> dict[tuple[str, ...], jax.sharding.Sharding]:
+    """The sharding of every parameter by its path; of none where nothing is sharded.
+
+    Raises:
+        ParameterError: there is no sharding for some parameter.
+    """
     paths = [spec.path for spec in param_specs(config)]
     if shardings is None:
         return {}

@@ -14,16 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tprog.blockcopy import Recycled, aligned_empty, copy_into
+from tprog.blockcopy import Recycled
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError, UsageError
 from tprog.flax_host import layer_on_host
-from tprog.params import HFTensor, flatten, hf_tensors, nest, param_specs
+from tprog.flax_load import Shardings, load_parameter, spread_over
+from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, nest, param_specs
 from tprog.parts import STEP, step_tensor
 from tprog.reader import Checkpoint, open_checkpoint
-from tprog.source import LazyTensors
+from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
+from tprog.weights import Prefixed, TensorSet
 
 SLOTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq", "trace": "momentum_buffer"}
 """PyTorch's name for a field of optax that has the shape of the parameters."""
@@ -89,41 +91,50 @@ def optimizer_tensors(opt_state: Any, config: ModelConfig) -> LazyTensors:
     return LazyTensors(specs, lambda name: makers[name]())
 
 
-def load_optimizer(path: str | Path | Checkpoint, opt_state: Any, *, strict: bool = True) -> Any:
+def load_optimizer(
+    path: str | Path | Checkpoint, opt_state: Any, *, strict: bool = True, shardings: Shardings | None = None
+) -> Any:
     """The state of an optax optimizer, as it was when the checkpoint was saved, by JAX or by PyTorch.
 
     Args:
         path: a checkpoint, or where it lies.
         opt_state: a state of the same optimizer, from `tx.init` or from `jax.eval_shape` of it.
         strict: whether a moment that the checkpoint lacks is an error; zeros stand in for it otherwise.
+        shardings: those of the parameters: moments lie as they do, and each process reads what its devices hold.
 
     Raises:
-        ParameterError: moments are missing; every one is listed.
+        ParameterError: moments are missing; every one is listed. Or there is no sharding for some parameter.
         UsageError: the checkpoint has no optimizer state.
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
+    config = checkpoint.config
+    spread = spread_over(shardings, config)
+
+    def read(_: str, stored: TensorSource, spec: ParamSpec, leaf: Any) -> Any:
+        return load_parameter(stored, config, spec, dtype=np.dtype(leaf.dtype), sharding=spread.get(spec.path))
+
+    return restore_optimizer(checkpoint, opt_state, read, strict=strict)
+
+
+Restore = Callable[[str, TensorSource, ParamSpec, Any], Any]
+"""From a slot, its stored tensors under the weights' names, a row of their table, and a leaf to the array for it."""
+
+
+def restore_optimizer(checkpoint: Checkpoint, opt_state: Any, read: Restore, *, strict: bool = True) -> Any:
+    """A state of an optimizer with its moments made by `read` from those of a checkpoint; see `load_optimizer`."""
     stored = checkpoint.part("optimizer")
     known = set(stored.names)
-    table = _by_parameter(checkpoint.config)
+    specs, table = {spec.path: spec for spec in param_specs(checkpoint.config)}, _by_parameter(checkpoint.config)
     step = int(stored.tensor(STEP)) if STEP in known else 0
     missing = [name for name in stored.names if name.startswith(f"{STEP}.")]
 
     def moments(slot: str, tree: Mapping[str, Any]) -> Any:
-        result = {}
-        for path, leaf in flatten(tree).items():
-            result[path] = leaf
-            if _masked(leaf):
-                continue
-            array = aligned_empty(leaf.shape, np.dtype(leaf.dtype))
-            for tensor in table[".".join(path)]:
-                name = f"{slot}.{tensor.name}"
-                place = array if tensor.layer is None else array[tensor.layer]
-                if name in known:
-                    copy_into(place, tensor.spec.from_hf(stored.tensor(name)))
-                else:
-                    place[...] = 0
-                    missing.append(name)
-            result[path] = jax.device_put(array)
+        result = dict(flatten(tree))
+        for path, leaf in result.items():
+            if not _masked(leaf):
+                source = _slot(stored, slot, table[".".join(path)], np.dtype(leaf.dtype))
+                missing.extend(f"{slot}.{name}" for name in source.specs if f"{slot}.{name}" not in known)
+                result[path] = read(slot, source, specs[path], leaf)
         return nest(result)
 
     def other(path: str, leaf: Any) -> Any:
@@ -143,6 +154,19 @@ def load_optimizer(path: str | Path | Checkpoint, opt_state: Any, *, strict: boo
             findings=missing,
         )
     return result
+
+
+def _slot(stored: TensorSet, slot: str, tensors: list[HFTensor], dtype: np.dtype) -> TensorSource:
+    """One moment of one parameter under the names of the weights; zeros for what is not stored."""
+    there = Prefixed(stored, f"{slot}.", tuple(t.name for t in tensors if f"{slot}.{t.name}" in stored.location))
+    if len(there.names) == len(tensors):
+        return there
+    specs = {tensor.name: TensorSpec(dtype, tensor.shape) for tensor in tensors} | dict(there.specs)
+
+    def make(name: str) -> np.ndarray:
+        return there.tensor(name) if name in there.names else np.zeros(specs[name].shape, dtype)
+
+    return LazyTensors(specs, make)
 
 
 def rng_tensors(key: jax.Array) -> dict[str, np.ndarray]:

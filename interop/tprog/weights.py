@@ -99,6 +99,34 @@ class TensorSet:
         return TensorSet(self.files, kept, self.findings)
 
 
+@dataclass(frozen=True)
+class Prefixed:
+    """The tensors of a set whose names begin with a prefix, without it.
+
+    Args:
+        base: the set.
+        prefix: what all their names begin with.
+        names: what comes after it.
+    """
+
+    base: TensorSet
+    prefix: str
+    names: tuple[str, ...]
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Dtype and shape of every tensor."""
+        return {name: self.file_of(name).specs[self.prefix + name] for name in self.names}
+
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor as a read-only view of its mapped file."""
+        return self.base.tensor(self.prefix + name)
+
+    def file_of(self, name: str) -> TensorFile:
+        """The file a tensor lies in."""
+        return self.base.file_of(self.prefix + name)
+
+
 def find_weights(directory: Path) -> TensorSet:
     """Open the weights of a checkpoint, a Hugging Face directory, or a bare weights.safetensors.
 

@@ -4,17 +4,19 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 import tprog.flax
 from jax.sharding import NamedSharding, PartitionSpec
-from tprog import GrowthError, ModelConfig, ParameterError, count_parameters, flax_load, param_specs
+from tprog import GrowthError, ModelConfig, ParameterError, UsageError, count_parameters, flax_load, param_specs
 from tprog.params import flatten, nest
 from tprog.reader import open_checkpoint
 from tprog.tensorfile import TensorFile
 
 from tests.support import random_params, same_values
-from tritter_jax.growth import grow, make_plan
-from tritter_jax.growth.onto_mesh import grow_onto
+from tritter_jax.growth import grow, grow_optimizer, make_plan
+from tritter_jax.growth.onto_mesh import grow_onto, grow_optimizer_onto
+from tritter_jax.model import abstract_params
 from tritter_jax.sharding import MeshShape, make_mesh, param_shardings
 
 SMALL = ModelConfig(
@@ -80,3 +82,53 @@ def test_what_does_not_fit_is_refused_before_anything_is_read(source, mesh, monk
     other = replace(SMALL, num_layers=4)
     with pytest.raises(GrowthError):
         grow_onto(source, make_plan(other, replace(other, num_layers=5), layers=[1]), nest(shardings))
+
+
+ADAMW = optax.adamw(1e-3)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A checkpoint with a state of AdamW whose moments are no zeros."""
+    params = random_params(SMALL)
+    state = ADAMW.init(params)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+        _, state = ADAMW.update(random_params(SMALL, seed=1), state, params)
+    path = tprog.flax.save(tmp_path / "b-1K-0.tprog", params, SMALL, opt_state=state, shard_size=9000)
+    return open_checkpoint(path), state
+
+
+@pytest.mark.parametrize("strategy", ["transport", "asymmetric"])
+def test_an_optimizers_state_is_what_growing_it_in_memory_gives(trained, mesh, monkeypatch, strategy):
+    source, state = trained
+    held, empty = [], flax_load.aligned_empty
+    monkeypatch.setattr(flax_load, "aligned_empty", lambda shape, dtype: held.append(shape) or empty(shape, dtype))
+    shardings = param_shardings(PLAN.target, mesh)
+    abstract = jax.eval_shape(ADAMW.init, abstract_params(PLAN.target))
+    grown = grow_optimizer_onto(source, PLAN, abstract, shardings, strategy=strategy)
+    due = grow_optimizer(state, PLAN, ADAMW, strategy=strategy)
+    assert same_values(grown[0].mu, due[0].mu)
+    assert same_values(grown[0].nu, due[0].nu)
+    assert int(grown[0].count) == int(due[0].count) == 1
+    for path, leaf in flatten(grown[0].nu).items():
+        assert leaf.sharding.is_equivalent_to(flatten(shardings)[path], leaf.ndim)
+    assert max(map(np.prod, held)) <= max(np.prod(spec.shape) for spec in param_specs(SMALL)) // 4
+
+
+def test_a_state_that_cannot_be_moved_is_refused(trained, source, mesh):
+    shardings = param_shardings(PLAN.target, mesh)
+    abstract = jax.eval_shape(ADAMW.init, abstract_params(PLAN.target))
+    with pytest.raises(GrowthError, match=r"optimizer\.init"):
+        grow_optimizer_onto(trained[0], PLAN, abstract, shardings, strategy="reset")
+    with pytest.raises(UsageError, match="part named optimizer"):
+        grow_optimizer_onto(source, PLAN, abstract, shardings)
+    other = jax.eval_shape(optax.lion(1e-3).init, abstract_params(PLAN.target))
+    assert grow_optimizer_onto(trained[0], PLAN, other, shardings)[0].mu.keys() == {
+        "embed",
+        "layers",
+        "lm_head",
+        "norm",
+    }
+    rms = jax.eval_shape(optax.sgd(1e-3, momentum=0.9).init, abstract_params(PLAN.target))
+    with pytest.raises(ParameterError, match="every moment"):
+        grow_optimizer_onto(trained[0], PLAN, rms, shardings)

@@ -5,8 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-from tprog import GrowthError, ParameterError, ParamSpec
-from tprog.flax_state import SLOTS
+from tprog import ParameterError, ParamSpec
 from tprog.params import HFTensor, hf_tensors
 from tprog.parts import STEP, Parts
 from tprog.reader import Checkpoint
@@ -23,7 +22,7 @@ from tritter_jax.growth.fisher import (
     unknown_layer,
 )
 from tritter_jax.growth.leaf import LeafGrowth, leaf_growth
-from tritter_jax.growth.moments import MOMENTS, STATES, Factors, Kind, moment_growth
+from tritter_jax.growth.moments import MOMENTS, Factors, moment_growth, slot_kinds, unknown_slots
 from tritter_jax.growth.plan import Plan, choose
 from tritter_jax.growth.stream import origins, stream
 
@@ -125,15 +124,6 @@ def _quiet_growth(plan: Plan, spec: ParamSpec) -> LeafGrowth:
     return quiet(leaf_growth(plan, spec, "weight"))
 
 
-def _slot_kinds() -> dict[str, Kind]:
-    """What each slot of a stored state holds; a slot that two optimizers fill differently is not known."""
-    kinds: dict[str, set[Kind]] = {}
-    for row in STATES.values():
-        for field, kind in row.items():
-            kinds.setdefault(SLOTS.get(field, field), set()).add(kind)
-    return {slot: next(iter(found)) for slot, found in kinds.items() if len(found) == 1}
-
-
 def _moments(stored: TensorSource, plan: Plan, factors: Factors) -> LazyTensors:
     """A stored optimizer state (`exp_avg.<name>` and so on, `step`) as it is for the grown model."""
     shapes = {tensor.name: tensor.shape for tensor in hf_tensors(plan.source)}
@@ -146,7 +136,7 @@ def _moments(stored: TensorSource, plan: Plan, factors: Factors) -> LazyTensors:
     specs: dict[str, TensorSpec] = {}
     makers: dict[str, Callable[[str], Iterator[np.ndarray]]] = {}
     for slot in slots:
-        growth = partial(moment_growth, plan, kind=_slot_kinds()[slot], factors=factors)
+        growth = partial(moment_growth, plan, kind=slot_kinds()[slot], factors=factors)
         grown = stream(stored, plan, growth, prefix=f"{slot}.")
         specs |= grown.specs
         makers |= dict.fromkeys(grown.specs, grown.pieces)
@@ -159,15 +149,9 @@ def _moments(stored: TensorSource, plan: Plan, factors: Factors) -> LazyTensors:
 
 
 def _check_slots(stored: TensorSource, slots: dict[str, list[str]], shapes: dict[str, tuple[int, ...]]) -> None:
-    unknown = sorted(slots.keys() - _slot_kinds().keys())
+    unknown = sorted(slots.keys() - slot_kinds().keys())
     if unknown:
-        raise GrowthError(
-            f"optimizer state {unknown[0]}.<name>",
-            expected=f"one of {', '.join(sorted(_slot_kinds()))}",
-            got="moments of which it is not known how they move",
-            remedy="Begin anew with --optimizer reset, or add a row to tritter_jax.growth.moments.STATES.",
-            findings=unknown[1:],
-        )
+        raise unknown_slots(unknown)
     findings = [
         f"{name} has shape {list(stored.specs[name].shape)}, expected {list(shapes[name.partition('.')[2]])}"
         for names in slots.values()

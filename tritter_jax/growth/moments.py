@@ -5,13 +5,14 @@ linear in the gradients moves with b and whatever is quadratic in them with b^2.
 for Transformer Language Models", halve the first moments and quarter the second: the case b = 1/2.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from tprog import ParamSpec
+from tprog import GrowthError, ParamSpec
+from tprog.flax_state import SLOTS
 
 from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.leaf import LeafGrowth, leaf_growth
@@ -123,3 +124,28 @@ def moment_growth(plan: Plan, spec: ParamSpec, kind: Kind, factors: Factors) -> 
         for along in growth.maps
     )
     return replace(growth, maps=scaled)
+
+
+def slot_kinds() -> dict[str, Kind]:
+    """What each slot of a stored state holds; a slot that two optimizers fill differently is not known.
+
+    Example:
+        >>> slot_kinds()["exp_avg_sq"]
+        'square'
+    """
+    kinds: dict[str, set[Kind]] = {}
+    for row in STATES.values():
+        for field, kind in row.items():
+            kinds.setdefault(SLOTS.get(field, field), set()).add(kind)
+    return {slot: next(iter(found)) for slot, found in kinds.items() if len(found) == 1}
+
+
+def unknown_slots(slots: Sequence[str]) -> GrowthError:
+    """The error of stored moments of which `slot_kinds` does not tell what they hold."""
+    return GrowthError(
+        f"optimizer state {slots[0]}.<name>",
+        expected=f"one of {', '.join(sorted(slot_kinds()))}",
+        got="moments of which it is not known how they move",
+        remedy="Begin anew with --optimizer reset, or add a row to tritter_jax.growth.moments.STATES.",
+        findings=slots[1:],
+    )

@@ -2,17 +2,20 @@
 
 from typing import Any
 
-from tprog import ParameterError
+from tprog import GrowthError, ParameterError, ParamSpec
 from tprog.flax_load import load_parameter
-from tprog.params import flatten, nest
+from tprog.flax_state import restore_optimizer
+from tprog.params import Path, flatten, nest
 from tprog.reader import Checkpoint
+from tprog.source import TensorSource
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.growth.apply import Tree, grow_leaf
 from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.leaf import leaf_growth
-from tritter_jax.growth.plan import Plan
-from tritter_jax.growth.spread import check_divides, spread_of
+from tritter_jax.growth.moments import MOMENTS, moment_growth, slot_kinds, unknown_slots
+from tritter_jax.growth.plan import Plan, choose
+from tritter_jax.growth.spread import Spread, check_divides, spread_of
 
 
 def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, Any]:
@@ -33,6 +36,54 @@ def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, 
     """
     check_source(plan.source, checkpoint.config)
     require_precision(plan.target.dtype)
+    spread = _spread(plan, shardings)
+    grown = {}
+    for old, _ in plan.target_specs():
+        x = load_parameter(checkpoint, checkpoint.config, old, sharding=spread[old.path].old_sharding)
+        grown[old.path] = grow_leaf(x, leaf_growth(plan, old, "weight"), spread[old.path], donate=True)
+    return nest(grown)
+
+
+def grow_optimizer_onto(
+    checkpoint: Checkpoint, plan: Plan, opt_state: Any, shardings: Tree, *, strategy: str = next(iter(MOMENTS))
+) -> Any:
+    """The grown optimizer's state on the devices, from the source's files, one moment after the other as `grow_onto`.
+
+    Args:
+        checkpoint: the source, open, with the state of an optimizer.
+        plan: from `make_plan`, for the source's configuration.
+        opt_state: a state of the optimizer for the grown model, such as `jax.eval_shape(optimizer.init, params)`.
+        shardings: those of the grown parameters; moments lie as they do.
+        strategy: a key of `MOMENTS`; not `reset`, of which `optimizer.init` gives the state.
+
+    Raises:
+        GrowthError: the plan is for another model, the mesh does not divide the grown one, or what a field of the
+            state holds is not known.
+        ParameterError: moments are missing, or there is no sharding for some parameter.
+        UsageError: the checkpoint has no optimizer state.
+    """
+    check_source(plan.source, checkpoint.config)
+    chosen, spread = choose("optimizer", strategy, MOMENTS), _spread(plan, shardings)
+    factors = chosen.factors
+    if factors is None:
+        raise GrowthError(
+            f"optimizer {strategy}", expected="a strategy that moves what is stored", got="one that begins anew",
+            remedy="Call `optimizer.init` on the grown parameters.",
+        )  # fmt: skip
+    kinds = slot_kinds()
+
+    def read(slot: str, stored: TensorSource, old: ParamSpec, leaf: Any) -> Any:
+        if slot not in kinds:
+            raise unknown_slots([slot])
+        x = load_parameter(stored, plan.source, old, dtype=leaf.dtype, sharding=spread[old.path].old_sharding)
+        growth = moment_growth(plan, old, kinds[slot], factors)
+        return grow_leaf(x, growth, spread[old.path], donate=True)
+
+    return restore_optimizer(checkpoint, opt_state, read)
+
+
+def _spread(plan: Plan, shardings: Tree) -> dict[Path, Spread]:
+    """How every parameter lies on the mesh before and after."""
     given = flatten(shardings)
     missing = [new.name for _, new in plan.target_specs() if new.path not in given]
     if missing:
@@ -41,9 +92,4 @@ def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, 
             remedy="Build the tree with `param_shardings(plan.target, mesh)`:", findings=missing,
         )  # fmt: skip
     check_divides([(new, given[new.path]) for _, new in plan.target_specs()])
-    grown = {}
-    for old, new in plan.target_specs():
-        spread = spread_of(old.shape, given[new.path], given[new.path])
-        x = load_parameter(checkpoint, checkpoint.config, old, sharding=spread.old_sharding)
-        grown[new.path] = grow_leaf(x, leaf_growth(plan, old, "weight"), spread, donate=True)
-    return nest(grown)
+    return {old.path: spread_of(old.shape, given[new.path], given[new.path]) for old, new in plan.target_specs()}

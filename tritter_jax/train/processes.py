@@ -157,16 +157,18 @@ _USE_ALL = "Let data x fsdp x tensor be the devices of all processes, and the te
 
 
 def spread(tree: Any, shardings: Any) -> Any:
-    """Arrays that every process has whole, laid over the devices of all.
+    """Arrays that every process has whole, laid over the devices of all; what lies so already stays.
 
     Args:
-        tree: arrays, the same in every process.
+        tree: arrays, the same in every process, or laid as they shall be.
         shardings: one for each.
     """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
 
     def lay(leaf: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == sharding:
+            return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(lay(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
         host = np.asarray(leaf)

@@ -91,7 +91,8 @@ class Run(Layout):
         params = tprog.flax.load(self.origin, dtype=self.config.dtype, shardings=shardings.params)
         opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(params)
         if "optimizer" in self.origin.parts:
-            stored = load_optimizer(self.origin, jax.eval_shape(self._fresh).opt_state)
+            fresh = jax.eval_shape(self._fresh).opt_state
+            stored = load_optimizer(self.origin, fresh, shardings=shardings.params)
             opt_state = spread(stored, shardings.opt_state)
         steps = jnp.int32(self.origin.progressive.steps)
         key = jax.random.key(self.settings.training.seed)
