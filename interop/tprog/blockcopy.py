@@ -37,9 +37,12 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         0
     """
     nbytes = math.prod(shape) * dtype.itemsize
-    buffer = np.empty(nbytes + _ALIGNMENT, np.uint8)
+    return _aligned(np.empty(nbytes + _ALIGNMENT, np.uint8), nbytes).view(dtype).reshape(shape)
+
+
+def _aligned(buffer: np.ndarray, nbytes: int) -> np.ndarray:
     start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + nbytes].view(dtype).reshape(shape)
+    return buffer[start : start + nbytes]
 
 
 def copy_into(target: np.ndarray, source: np.ndarray, read: Read | None = None) -> None:
@@ -117,17 +120,22 @@ class Recycled:
         """The array itself where it is C-contiguous, or else a copy that is."""
         if source.flags.c_contiguous:
             return source
-        target = self._empty(source.nbytes).view(source.dtype).reshape(source.shape)
+        target = self.empty(source.shape, source.dtype)
         copy_into(target, source)
         return target
 
-    def _empty(self, nbytes: int) -> np.ndarray:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array as `aligned_empty` gives it, in memory that was used before where some is free."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        return _aligned(self._free(nbytes + _ALIGNMENT), nbytes).view(dtype).reshape(shape)
+
+    def _free(self, nbytes: int) -> np.ndarray:
         for held in self._held:
             # numpy lets every view refer to the array that owns the memory: here the list, this name and the call.
             if held.nbytes >= nbytes and sys.getrefcount(held) == 3:
-                return held[:nbytes]
+                return held
         self._held.append(np.empty(nbytes, np.uint8))
-        return self._held[-1][:nbytes]
+        return self._held[-1]
 
 
 def run_all(tasks: Iterable[Callable[[], None]]) -> None:

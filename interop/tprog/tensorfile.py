@@ -17,7 +17,7 @@ from tprog.tensorheader import Header, TensorSpec, build_header, open_regular, r
 
 METADATA = {"format": "pt"}
 """What every file says of itself; without it some loaders refuse the file."""
-_PIECE = 8 << 20
+_PIECE = 1 << 20
 
 
 class TensorFile:

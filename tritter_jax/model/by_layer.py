@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 from tprog import ModelConfig, ParamSpec, param_specs
+from tprog.blockcopy import Recycled
 from tprog.params import Path, nest, spec_of
 from tprog.source import TensorSource, pieces_of
-from tprog.weights import InFiles, in_memory
+from tprog.weights import InFiles
 
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import visible_keys
@@ -31,7 +32,7 @@ def logits_by_layer(
 
     The scale of ternary weights is not rounded to the dtype that they are stored in.
 
-    Holds half a layer, and a part of the output layer, in the stored dtype and in the computed one. Products are full
+    Holds half a layer, and a part of the output layer, in the dtype computed in. Products are full
     float32 products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
 
     Args:
@@ -49,21 +50,32 @@ def _logits(
 ) -> Float[np.ndarray, "b s v"]:
     embed = spec_of(config, "embed")
     x = jnp.asarray(_rows(weights, embed.hf_name, tokens.reshape(-1)).reshape(*tokens.shape, -1)).astype(wide)
+    memory = Recycled()
     halves = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
     for layer in range(config.num_layers):
         for half, specs in halves.items():
-            tensors = {spec.path: jnp.asarray(in_memory(weights, spec.hf_name.format(layer=layer))) for spec in specs}
+            tensors = {spec.path: _widened(weights, spec.hf_name.format(layer=layer), wide, memory) for spec in specs}
             # Waited for, so that this memory is free before the next half is read.
             x = jax.block_until_ready(_run_half(config, half, tensors, x))
             del tensors
-    x = _run_norm(config, jnp.asarray(in_memory(weights, spec_of(config, "norm").hf_name)), x)
+    x = _run_norm(config, _widened(weights, spec_of(config, "norm").hf_name, wide, memory), x)
     output = (embed if config.tie_embeddings else spec_of(config, "lm_head")).hf_name
     parts = [
-        np.asarray(_run_output(jnp.asarray(rows[start : start + _VOCABULARY_CHUNK]), x))
+        np.asarray(_run_output(rows[start : start + _VOCABULARY_CHUNK].astype(wide), x))
         for rows in _row_blocks(weights, output)
         for start in range(0, len(rows), _VOCABULARY_CHUNK)
     ]
     return np.concatenate(parts, axis=-1)
+
+
+def _widened(weights: TensorSource, name: str, wide: jnp.dtype, memory: Recycled) -> Shaped[Array, "..."]:
+    """One tensor in the dtype computed in. In memory used before: new pages would take longer than all the rest."""
+    result = memory.empty(weights.specs[name].shape, np.dtype(wide))
+    flat, place = result.reshape(-1), 0
+    for piece in pieces_of(weights, name):
+        flat[place : place + piece.size] = piece.reshape(-1)
+        place += piece.size
+    return jax.device_put(result)
 
 
 def _row_blocks(weights: TensorSource, name: str) -> Iterator[np.ndarray]:
@@ -94,8 +106,7 @@ def _run_half(
 ) -> Float[Array, "b s d"]:
     specs = {spec.path: spec for spec in param_specs(config)}
     # The path below `layers` is the path inside a block.
-    mine = {path[1:]: specs[path].from_hf(tensor) for path, tensor in tensors.items()}
-    params = nest({path: leaf.astype(x.dtype) if config.ternary else leaf for path, leaf in mine.items()})
+    params = nest({path[1:]: specs[path].from_hf(tensor) for path, tensor in tensors.items()})
     graph, state = _block(config)
     state = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(state, params)
@@ -115,7 +126,7 @@ def _run_norm(config: ModelConfig, gain: Float[Array, " d"], x: Float[Array, "b 
 
 @jax.jit
 def _run_output(rows: Float[Array, "v d"], x: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
-    return jnp.einsum("bsd,vd->bsv", x, rows.astype(x.dtype))
+    return jnp.einsum("bsd,vd->bsv", x, rows)
 
 
 @lru_cache(maxsize=16)
