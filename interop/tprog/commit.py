@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tprog.disk import require_space, sync, sync_tree, told_plainly, tree_bytes
+from tprog.disk import refuse_url, require_space, sync, sync_tree, told_plainly, tree_bytes
 from tprog.errors import UsageError
 
 try:
@@ -55,6 +55,7 @@ def new_directory(
         >>> sorted(entry.name for entry in root.iterdir())
         ['a']
     """
+    refuse_url(path)
     path = Path(path).expanduser().resolve()
     made = _make_parents(path)
     committed = False

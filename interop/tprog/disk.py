@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from tprog.errors import UsageError
+
+_URL = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]+:/")
 
 _SPARE = 16 << 20
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
@@ -89,3 +92,28 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether this is the URL of a bucket, also after it was made a path, and that was resolved.
+
+    Example:
+        >>> is_url("gs://bucket/a.tprog"), is_url(Path("gs://bucket/a.tprog").absolute())
+        (True, True)
+        >>> is_url("./a.tprog"), is_url("C:/a.tprog")
+        (False, False)
+    """
+    return _URL.search(str(path)) is not None
+
+
+def refuse_url(path: str | Path) -> None:
+    """Refuse a URL where files are opened as such.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if is_url(path):
+        raise UsageError(
+            path, expected="a path of this machine, or of a bucket that is mounted on it", got="a URL",
+            remedy="Mount the bucket (gcsfuse), or move .tprog checkpoints with `tritter push` and `tritter pull`.",
+        )  # fmt: skip

@@ -56,6 +56,9 @@ def test_candidates_take_the_whole_slice_and_divide_the_model():
         assert one.batch % (one.data * one.fsdp) == 0
     assert [one.seconds for one in found] == sorted(one.seconds for one in found)
     assert candidates(named_size("70B"), Topology.parse("v5e:2x2"), 4096) == []
+    # The same products everywhere: what tells these from the others is how much they move for how many tokens.
+    assert {one.tensor for one in found[:3]} <= {1, 2}
+    assert {one.batch for one in found[:3]} == {32}
 
 
 @pytest.mark.parametrize(

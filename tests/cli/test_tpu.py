@@ -3,6 +3,11 @@
 import importlib.util
 
 import pytest
+from tprog import named_size
+
+from tritter_jax.aot import Check, Topology, plan
+from tritter_jax.aot.cost import Cost
+from tritter_jax.train.config import RunConfig
 
 
 @pytest.mark.parametrize(
@@ -40,6 +45,30 @@ def test_without_the_compiler_the_extra_is_named(tritter, tmp_path, monkeypatch)
     (tmp_path / "run.toml").write_text('[model]\nsize = "test"\n[machine]\ntopology = "v5e:2x2"\n')
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install 'tritter-jax[tpu]'" in tritter("tpu", "check", "run.toml").error
+
+
+def test_a_plan_compiles_as_many_as_asked_and_writes_the_best_of_them(tritter, tmp_path, monkeypatch):
+    compiled = []
+
+    def check(settings, name, **_):
+        config = named_size(settings.model.size)
+        topology = Topology.parse(settings.machine.topology, settings.machine.slices)
+        compiled.append(name)
+        fits = len(compiled) != 1
+        return Check(
+            name=name, settings=settings, topology=topology, config=config, needed=1 << 30,
+            memory={} if fits else None, cost=Cost(flops=1e12, bytes=1e9 * len(compiled)) if fits else None,
+        )  # fmt: skip
+
+    monkeypatch.setattr(plan, "check", check)
+    said = tritter("tpu", "plan", "--size", "7B", "--topology", "v5e:4x8", "--compiled", "2", "--json").json
+    assert [one["name"] for one in said["tried"]] == compiled
+    assert [one["fits"] for one in said["tried"]] == [False, True, True]
+    assert said["best"]["name"] == compiled[1]
+    written = RunConfig.load(tmp_path / said["path"])
+    mesh = written.mesh
+    assert f"data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} batch {written.data.batch_size}" in compiled[1]
+    assert written.machine.topology == "v5e:4x8"
 
 
 def test_a_plan_overwrites_nothing(tritter, tmp_path):

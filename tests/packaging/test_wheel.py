@@ -19,6 +19,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
+    "bucket": "import fsspec, gcsfs",
     "docs": "import material, mkdocstrings_handlers.python",
     "gguf": "from tprog.gguf import _library; _library()",
     # tokenizers brings huggingface_hub of some version; the extra one that resumes and tries again.

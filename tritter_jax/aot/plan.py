@@ -1,7 +1,7 @@
 """The best configuration of a model on a slice: candidates ranked by a rough estimate, the first of them compiled."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class Candidate:
         batch: rows of all devices.
         remat: whether layers are recomputed.
         memory: estimated bytes a device.
-        seconds: estimated least seconds a token of the whole machine.
+        seconds: estimated seconds a token of the whole machine, between all and nothing of the work overlapping.
     """
 
     data: int
@@ -80,7 +80,7 @@ def best(
     compiled: int = 4,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Check, list[Check]]:
-    """The candidate with the most tokens a second by the roofline of what was compiled, and all that were.
+    """The candidate with the most tokens a second by the rooflines of what was compiled, and all that were.
 
     Args:
         size: a named size.
@@ -118,7 +118,18 @@ def best(
             got=f"at least {least / 1e9:.1f} GB a device, of {topology.chip.memory / 1e9:.1f}" if tried else "none",
             remedy="Take a larger slice, a chip with more memory, or a shorter --sequence-length.",
         )  # fmt: skip
-    return max(fitting, key=lambda one: one.tokens / max(one.times().values())), tried
+    return min(fitting, key=lambda one: between(one.times().values()) / one.tokens), tried
+
+
+def between(times: Iterable[float]) -> float:
+    """The middle between what work takes if all its parts overlap and what it takes if none do.
+
+    Example:
+        >>> between([2.0, 1.0, 1.0])
+        3.0
+    """
+    parts = list(times)
+    return (max(parts) + sum(parts)) / 2
 
 
 def _meshes(config: ModelConfig, topology: Topology) -> Iterator[tuple[int, int, int]]:
@@ -147,7 +158,8 @@ def _estimate(
     # Parameters are gathered twice and their gradients scattered; activations cross the tensor axis four times.
     moved = 3 * 2 * parameters / tensor + (4 * 2 * tokens * hidden * config.num_layers * 2 if tensor > 1 else 0)
     network = 2 * 2 * parameters / (fsdp * tensor) / chip.network if topology.slices > 1 else 0.0
-    step = max(products + 12 * scores * config.num_layers / chip.bandwidth, moved / chip.links, network)
+    # Alone, the longest of these would rate alike every mesh that the products bind.
+    step = between((products + 12 * scores * config.num_layers / chip.bandwidth, moved / chip.links, network))
     return Candidate(
         data=data, fsdp=fsdp, tensor=tensor, batch=rows * data * fsdp, remat=remat, memory=memory,
         seconds=step / (tokens * math.prod((data, fsdp))),

@@ -84,14 +84,13 @@ def plan(
     def render(console: Console) -> None:
         view = table("candidate", "memory", "step", "tokens/s", "", numbers=(1, 2, 3))
         for one in tried:
-            least = max(one.times().values()) if one.fits else 0.0
-            view.add_row(
-                one.name,
-                human_bytes(one.needed),
-                f"{least:.3f} s" if one.fits else "-",
-                f"{one.tokens / least:,.0f}" if one.fits else "-",
-                "best" if one is chosen else "" if one.fits else "does not fit",
-            )
+            step = rate = "-"
+            if one.fits:
+                least, most = max(one.times().values()), sum(one.times().values())
+                step = f"{least:.3f} to {most:.3f} s"
+                rate = f"{one.tokens / most:,.0f} to {one.tokens / least:,.0f}"
+            note = "best" if one is chosen else "" if one.fits else "does not fit"
+            view.add_row(one.name, human_bytes(one.needed), step, rate, note)
         console.print(view)
         print_check(console, chosen)
         console.print(f"wrote {path}", markup=False)

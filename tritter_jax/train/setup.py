@@ -12,6 +12,7 @@ import tprog.flax
 from jax.sharding import Mesh
 from tprog import ModelConfig, UsageError, load_config, named_size
 from tprog.config_json import as_family
+from tprog.disk import refuse_url
 from tprog.flax_state import load_optimizer
 from tprog.layout import PROGRESSIVE
 from tprog.reader import Checkpoint, open_checkpoint
@@ -109,6 +110,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     Raises:
         UsageError, ConfigError, FormatError: something is missing, or two things do not go together.
     """
+    refuse_url(settings.output.directory)
     origin, tokenizer, model = choose_model(settings)
     layout = lay_out(settings, model)
     batch_part(layout.mesh)  # raises where a process would have nothing to do

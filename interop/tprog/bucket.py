@@ -1,0 +1,150 @@
+"""Checkpoints in a bucket, or wherever else fsspec reaches: gs://, s3://, az://, memory://.
+
+Nothing can be renamed at once there. So progressive.json, without which a directory is no `.tprog`, comes last when a
+checkpoint is written, and goes first when it is replaced: a reader finds a whole one, or none.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tprog.commit import new_directory, refuse_taken
+from tprog.errors import FormatError, TritterError, UsageError
+from tprog.layout import PROGRESSIVE
+from tprog.paths import safe_file
+from tprog.reader import is_checkpoint
+from tprog.verify import verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """What `upload` or `download` did: where the checkpoint is now, and its files."""
+
+    path: str
+    files: tuple[str, ...]
+
+
+def upload(source: str | Path, url: str, *, overwrite: bool = False) -> Moved:
+    """Put a `.tprog` into a bucket; it is verified first.
+
+    Args:
+        source: the checkpoint's directory.
+        url: the directory to make there, such as `gs://bucket/models/a.tprog`.
+        overwrite: whether a checkpoint that is there may be replaced.
+
+    Raises:
+        FormatError: the source is not whole.
+        UsageError: it is no `.tprog`, the destination is taken, or the bucket cannot be reached or written.
+    """
+    directory = Path(source).expanduser().resolve()
+    if not (directory / PROGRESSIVE).is_file():
+        raise UsageError(
+            directory, expected=f"a .tprog, which has a {PROGRESSIVE}", got="none",
+            remedy="Make one with `tritter import`.",
+        )  # fmt: skip
+    _require_whole(directory, directory)
+    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    names.remove(PROGRESSIVE)
+    with _told(url):
+        files, root = _open(url)
+        if files.exists(f"{root}/{PROGRESSIVE}"):
+            if not overwrite:
+                raise UsageError(
+                    url, expected="a place that is free", got="a checkpoint there already",
+                    remedy="Choose another, or pass --overwrite (overwrite=True).",
+                )  # fmt: skip
+            files.rm_file(f"{root}/{PROGRESSIVE}")
+        for name in [*names, PROGRESSIVE]:
+            files.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+            files.put_file(str(directory / name), f"{root}/{name}")
+        for name in sorted(set(_listed(files, root)) - {*names, PROGRESSIVE}):  # of what was replaced
+            files.rm_file(f"{root}/{name}")
+    return Moved(path=url, files=(*names, PROGRESSIVE))
+
+
+def download(url: str, destination: str | Path | None = None, *, overwrite: bool = False) -> Moved:
+    """Fetch a `.tprog` from a bucket; it appears complete and verified, or not at all.
+
+    Args:
+        url: its directory there.
+        destination: the directory to make; its name, here, when None.
+        overwrite: whether an existing checkpoint may be replaced.
+
+    Raises:
+        FormatError: what is there is not whole.
+        UsageError: there is no `.tprog`, it cannot be reached, or the destination is taken or cannot be written.
+    """
+    path = Path(url.rstrip("/").rpartition("/")[2] if destination is None else destination).expanduser().resolve()
+    refuse_taken(path, overwrite=overwrite, is_ours=is_checkpoint)
+    with _told(url):
+        files, root = _open(url)
+        listed = _listed(files, root)
+    if PROGRESSIVE not in listed:
+        raise UsageError(
+            url, expected=f"a .tprog, which has a {PROGRESSIVE}", got="another directory" if listed else "nothing",
+            remedy="Check the URL; where an upload was interrupted, run it again.",
+        )  # fmt: skip
+    with new_directory(path, overwrite=overwrite, needed=sum(listed.values()), is_ours=is_checkpoint) as temporary:
+        for name in sorted(listed):
+            target = safe_file(temporary, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with _told(url):
+                files.get_file(f"{root}/{name}", str(target))
+        _require_whole(temporary, url)
+    return Moved(path=str(path), files=tuple(sorted(listed)))
+
+
+def _open(url: str) -> tuple[Any, str]:
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise UsageError(
+            url, expected="the extra bucket", got="no fsspec installed",
+            remedy="Install it with `pip install 'tritter-jax[bucket]'`.",
+        ) from None  # fmt: skip
+    files, root = url_to_fs(url)
+    return files, root.rstrip("/")
+
+
+def _listed(files: Any, root: str) -> dict[str, int]:
+    """Length of every file under a directory, by its name in it."""
+    files.invalidate_cache()
+    found = files.find(root, detail=True)
+    return {name[len(root) :].lstrip("/"): int(entry["size"]) for name, entry in found.items()}
+
+
+def _require_whole(directory: Path, where: object) -> None:
+    report = verify(directory, finite=False)
+    if not report.ok:
+        raise FormatError(
+            where, expected="every file as it is on record", got=f"{len(report.findings)} that are not",
+            remedy="Make or fetch it anew.", findings=[str(finding) for finding in report.findings],
+        )  # fmt: skip
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """A context in which what a bucket refuses is an error that says so: each library below has errors of its own."""
+    logger = logging.getLogger("gcsfs")  # which would print the whole of what is told below
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    except TritterError:
+        raise
+    except ImportError as error:
+        raise UsageError(
+            url, expected="what opens such a URL", got=str(error).partition("\n")[0][:200],
+            remedy="Install it; for gs:// it is in `pip install 'tritter-jax[bucket]'`.",
+        ) from None  # fmt: skip
+    except Exception as error:
+        raise UsageError(
+            url, expected="a bucket that can be reached, and may be read or written",
+            got=f"{type(error).__name__}: {error}".partition("\n")[0][:300],
+            remedy="Check the URL, and that you are logged in (for gs://, `gcloud auth application-default login`).",
+        ) from None  # fmt: skip
+    finally:
+        logger.setLevel(level)
