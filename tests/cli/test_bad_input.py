@@ -193,5 +193,18 @@ def test_a_config_that_is_not_json_is_named(tritter, tmp_path):
     assert "list" in tritter("init", "--config", "list.json").error
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "--from", "3B", "--to", "7B", "--save", "nowhere/plan.json"),
+        ("demo", "--plot", "nowhere/loss.png"),
+        ("report", "small.json", "--out", "nowhere/report.html"),
+        ("tpu", "plan", "--size", "7B", "--topology", "v5e:4x4", "--out", "nowhere/run.toml"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(tritter, words):
+    assert "nowhere, which is no directory" in tritter(*words).error
+
+
 def test_an_export_to_nothing_known_is_refused(tritter, small):
     assert "orbax" in tritter("export", small, "x", "--to", "onnx").error

@@ -4,12 +4,14 @@ A new command fails here until it has a line in `RIGHT` and, where it cannot be 
 """
 
 import json
+import logging
 import os
 import re
 import shlex
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +23,7 @@ import tritter_jax
 import tritter_jax.aot
 from tritter_jax.cli import progress
 from tritter_jax.cli.main import app
+from tritter_jax.cli.output import Manner, manner
 from tritter_jax.cli.registry import command, described, new_app
 
 ROOT = get_command(app)
@@ -132,8 +135,7 @@ def test_a_mistake_is_told_to_people_and_to_programs(work, name):
     nonsense = []
     for parameter in COMMANDS[name].params:
         if parameter.required and name not in WRONG:
-            value = "64" if "int" in parameter.bare_type() else "./nowhere"
-            nonsense += [value] if parameter.param_type_name == "argument" else [parameter.opts[0], value]
+            nonsense += ["64"] if parameter.param_type_name == "argument" else [parameter.opts[0], "64"]
     outcome = work(*name.split(), *WRONG.get(name, nonsense), "--json", "--quiet")
     assert outcome.code == 1, outcome.out + outcome.err
     told = outcome.json["error"]
@@ -226,7 +228,7 @@ def test_nothing_is_coloured_past_the_consoles_that_know_of_it():
 
 @pytest.fixture
 def made():
-    """A program of one command, which does what it is told."""
+    """Runs a program of one command; what that does is put into a list."""
     made = new_app()
     made.callback()(lambda: None)
     work = []
@@ -236,19 +238,39 @@ def made():
         work[0]()
 
     command(made, "sleep")(sleep)
-    return made, work
+
+    def run(*words: str) -> None:
+        manner.set(Manner())
+        made(["sleep", *words], standalone_mode=False)
+
+    return run, work
 
 
 def test_any_command_that_lasts_is_seen_to_be_at_work(made, monkeypatch, capsys):
-    program, work = made
+    run, work = made
     monkeypatch.setattr(progress, "PATIENCE", 0.05)
     for seconds, seen in ((0.3, True), (0.0, False)):
         work[:] = [lambda seconds=seconds: time.sleep(seconds)]
-        program(["sleep"], standalone_mode=False)
+        run()
         assert ("sleep ..." in capsys.readouterr().err) == seen
     work[:] = [lambda: time.sleep(0.3)]
-    program(["sleep", "--quiet"], standalone_mode=False)
+    run("--quiet")
     assert capsys.readouterr().err == ""
+
+
+def test_quiet_silences_what_libraries_say_as_well(made, caplog):
+    run, work = made
+
+    def grumble() -> None:
+        logging.getLogger("library").warning("trying again")
+        warnings.warn("old", UserWarning, stacklevel=1)
+
+    work[:] = [grumble]
+    run("--quiet")
+    assert caplog.text == ""
+    with pytest.warns(UserWarning, match="old"):
+        run()
+    assert "trying again" in caplog.text
 
 
 def test_verbose_tells_versions_time_and_where_an_error_arose(tritter):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.arguments import MAX_SEED
+from tritter_jax.cli.arguments import MAX_SEED, output_file
 from tritter_jax.cli.output import emit, table
 from tritter_jax.cli.progress import stages
 
@@ -34,6 +34,8 @@ def demo(
     """
     import tempfile
 
+    if out is None or out not in plot.parents:
+        output_file(plot)
     with tempfile.TemporaryDirectory() as temporary, stages() as stage:
         stage("starting")
         from tritter_jax.demo import run_demo

@@ -10,7 +10,15 @@ from tprog.locate import hub_source, is_size, perhaps_a_directory
 from tprog.sizes import count_bytes
 
 from tritter_jax.cli import completion
-from tritter_jax.cli.arguments import MAX_SEED, check_dtype, layer_list, plan_record, source_path, target_for
+from tritter_jax.cli.arguments import (
+    MAX_SEED,
+    check_dtype,
+    layer_list,
+    output_file,
+    plan_record,
+    source_path,
+    target_for,
+)
 from tritter_jax.cli.output import emit, human_bytes, ranges, table
 
 if TYPE_CHECKING:
@@ -103,6 +111,10 @@ def plan(
 
     from tritter_jax.growth import describe, load_strategies, plan_to_record
 
+    if save is not None:
+        if save.exists():
+            raise UsageError(save, expected="a new file", got="one that exists", remedy="Choose another name.")
+        output_file(save)
     load_strategies()
     config, scores = _source(source)
     made = planned(
@@ -121,8 +133,6 @@ def plan(
         seed=seed,
     )
     if save is not None:
-        if save.exists():
-            raise UsageError(save, expected="a new file", got="one that exists", remedy="Choose another name.")
         write_json(save, plan_to_record(made))
     emit(describe(made), lambda console: print_plan(console, made))
 

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from tritter_jax.cli.output import Manner, manner
 from tritter_jax.cli.progress import watched
-from tritter_jax.cli.verbose import verbosely
+from tritter_jax.cli.speaking import speaking
 
 _OUTPUT = "Output"
 Json = Annotated[
@@ -61,7 +61,7 @@ def command(app: typer.Typer, name: str, *, panel: str | None = None) -> Callabl
         @functools.wraps(function)
         def run(*, as_json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
             choose_manner(as_json=as_json, quiet=quiet, verbose=verbose)
-            with verbosely(), watched(name):
+            with speaking(), watched(name):
                 function(**arguments)
 
         signature = inspect.signature(function)

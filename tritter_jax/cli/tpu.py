@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from tritter_jax.cli import completion
+from tritter_jax.cli.arguments import output_file
 from tritter_jax.cli.output import emit, human_bytes, table
 from tritter_jax.cli.progress import stages
 from tritter_jax.cli.registry import command, new_app
@@ -77,6 +78,7 @@ def plan(
     path = out or Path(f"{size.lower()}-{machine.name.replace(':', '-')}.toml")
     if path.exists():
         raise UsageError(path, expected="a new file", got="one that exists", remedy="Choose another name with --out.")
+    output_file(path)
     with stages() as say:
         chosen, tried = best(size, machine, sequence_length=sequence_length, compiled=compiled, say=say)
     path.write_text(chosen.settings.to_toml(), encoding="utf-8")

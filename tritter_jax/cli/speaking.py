@@ -1,11 +1,16 @@
-"""What `--verbose` adds: versions before a command, log records during it, time and memory after it."""
+"""What `--verbose` adds: versions before a command, log records during it, time and memory after it.
+
+And what `--quiet` takes away: what libraries say of their own accord.
+"""
 
 import logging
+import os
 import platform
 import sys
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib import metadata
 
 from tritter_jax import __version__
@@ -15,11 +20,27 @@ _TOLD = ("jax", "flax", "orbax-checkpoint", "safetensors", "torch", "transformer
 
 
 @contextmanager
-def verbosely() -> Iterator[None]:
-    """A context that tells more of a command, where that was asked for; nothing of it is done otherwise."""
-    if not manner.get().verbose:
+def speaking() -> Iterator[None]:
+    """A context in which a command tells as much as was asked for."""
+    asked = manner.get()
+    with _hushed() if asked.quiet else _told() if asked.verbose else nullcontext():
         yield
-        return
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
     err().print(f"tritter-jax {__version__}, Python {platform.python_version()}, {_versions()}", markup=False)
     since = time.perf_counter()
