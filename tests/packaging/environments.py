@@ -3,8 +3,7 @@
     python -m tests.packaging.environments lowest
     python -m tests.packaging.environments newest --python python3.12
 
-It prints the versions and the tests' own closing line, and exits as they do. Torch is the one of constraints.txt in
-both, since others bring gigabytes for graphics cards; `--without torch` leaves it and its tests out.
+It prints the versions, then what the tests print, and exits as they do. Torch is the one of constraints.txt in both.
 """
 
 import argparse
@@ -33,13 +32,14 @@ TESTS = (
     "tests/train/test_run.py",
 )
 """A few minutes' worth that go through every dependency."""
-NEEDS_TORCH = ("tests/model/test_parity.py", "tests/tprog/test_torch.py", "tests/hub/test_card.py")
+QUIET = ("-W", "default::DeprecationWarning", "-W", "default::FutureWarning")
+"""What releases that do not belong together say of each other is no mistake of ours."""
 
 
-def requirements(extras: tuple[str, ...]) -> list[str]:
+def requirements() -> list[str]:
     """What pyproject.toml asks for, the extras' included."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return [*project["dependencies"], *(each for extra in extras for each in project["optional-dependencies"][extra])]
+    return [*project["dependencies"], *(each for extra in EXTRAS for each in project["optional-dependencies"][extra])]
 
 
 def lowest(requirement: str) -> str | None:
@@ -65,32 +65,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("versions", choices=["lowest", "newest"])
     parser.add_argument("--python", default=sys.executable, help="the interpreter the environment is made with")
-    parser.add_argument("--without", action="append", default=[], choices=EXTRAS, help="an extra to leave out")
     parser.add_argument("--directory", type=Path, help="where the environment goes; a temporary one without")
     parser.add_argument("tests", nargs="*", help="instead of the chosen ones")
     chosen = parser.parse_intermixed_args()
-    extras = tuple(extra for extra in EXTRAS if extra not in chosen.without)
     with tempfile.TemporaryDirectory() as temporary:
         directory = chosen.directory or Path(temporary)
         python = directory / "venv" / "bin" / "python"
         bounds = directory / "bounds.txt"
         pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
         names = set(re.findall(r"^([\w.-]+)==", pinned, re.MULTILINE))
-        asked = requirements(extras) if chosen.versions == "lowest" else []
+        asked = requirements() if chosen.versions == "lowest" else []
         low = [each for each in map(lowest, asked) if each and each.partition("==")[0] not in names]
         directory.mkdir(parents=True, exist_ok=True)
         bounds.write_text("\n".join([pinned, *low, ""]), encoding="utf-8")
         steps = (
             (chosen.python, "-m", "venv", directory / "venv"),
-            (python, "-m", "pip", "install", "-q", "-c", bounds, "-e", f".[{','.join(extras)}]", *TOOLS),
+            (python, "-m", "pip", "install", "-q", "-c", bounds, "-e", f".[{','.join(EXTRAS)}]", *TOOLS),
             (python, "-m", "pip", "list"),
         )
         for step in steps:
             if code := run(*step):
                 return code
-        left_out = NEEDS_TORCH if "torch" not in extras else ()
-        options = [f"--ignore={each}" for each in left_out]
-        return run(python, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *options, *(chosen.tests or TESTS))
+        return run(python, "-m", "pytest", "-q", *QUIET, *(chosen.tests or TESTS))
 
 
 if __name__ == "__main__":
