@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import transformers
 from tprog import ModelConfig, config_to_json, hf_tensors, param_specs
-from tprog.params import flatten, nest
+from tprog.tree import flatten, nest
 
 from tritter_jax.model import apply
 

@@ -14,7 +14,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
 from tprog import ModelConfig, ParamSpec, UsageError, param_specs
-from tprog.params import Axis, nest
+from tprog.params import Axis
+from tprog.tree import nest
 
 MESH_AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")

@@ -12,8 +12,10 @@ from tprog.errors import (
     VerificationError,
 )
 from tprog.families import FAMILIES, Family
-from tprog.params import ParamSpec, check_tree, hf_tensors, param_specs
+from tprog.hf_names import hf_tensors
+from tprog.params import ParamSpec, param_specs
 from tprog.sizes import SIZES, count_parameters, named_size, size_label
+from tprog.tree import check_tree
 
 __all__ = [
     "FAMILIES",

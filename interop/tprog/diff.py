@@ -70,7 +70,7 @@ def diff(a: str | Path | Checkpoint, b: str | Path | Checkpoint) -> Difference:
     Example:
         >>> import tempfile
         >>> from tprog.numpy import save
-        >>> from tprog.params import hf_tensors
+        >>> from tprog.hf_names import hf_tensors
         >>> config = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
         ...                      vocab_size=16)
         >>> arrays = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in hf_tensors(config)}

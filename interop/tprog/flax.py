@@ -12,11 +12,12 @@ from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.flax_host import layer_on_host, processes
 from tprog.flax_load import Shardings, load_tree, require_whole
-from tprog.params import check_tree, flatten, hf_tensors
+from tprog.hf_names import hf_tensors
 from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors
 from tprog.tensorheader import TensorSpec
+from tprog.tree import check_tree, flatten
 from tprog.writer import write_checkpoint
 
 Params = dict[str, Any]
@@ -43,7 +44,8 @@ def load(
     Example:
         >>> import tempfile
         >>> import jax.numpy as jnp
-        >>> from tprog.params import nest, param_specs
+        >>> from tprog.params import param_specs
+        >>> from tprog.tree import nest
         >>> config = ModelConfig(hidden_size=8, num_layers=3, num_heads=2, num_kv_heads=1, intermediate_size=8,
         ...                      vocab_size=16)
         >>> tree = nest({spec.path: jnp.ones(spec.shape) for spec in param_specs(config)})
@@ -62,7 +64,8 @@ def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
 
     Example:
         >>> import jax.numpy as jnp
-        >>> from tprog.params import nest, param_specs
+        >>> from tprog.params import param_specs
+        >>> from tprog.tree import nest
         >>> config = ModelConfig(hidden_size=8, num_layers=3, num_heads=2, num_kv_heads=1, intermediate_size=8,
         ...                      vocab_size=16)
         >>> source = to_tensors(nest({spec.path: jnp.ones(spec.shape) for spec in param_specs(config)}), config)

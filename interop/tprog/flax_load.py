@@ -11,8 +11,10 @@ from tprog.blockcopy import aligned_empty, copy_into, run_all
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError, ParameterError, UsageError
-from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, mismatches, nest, param_specs
+from tprog.hf_names import HFTensor, hf_tensors
+from tprog.params import ParamSpec, param_specs
 from tprog.source import TensorSource
+from tprog.tree import flatten, mismatches, nest
 from tprog.weights import InFiles
 
 Shardings = jax.sharding.Sharding | Mapping[str, Any]

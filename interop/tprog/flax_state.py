@@ -20,11 +20,13 @@ from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError, UsageError
 from tprog.flax_host import layer_on_host
 from tprog.flax_load import Shardings, load_parameter, spread_over
-from tprog.params import HFTensor, ParamSpec, flatten, hf_tensors, nest, param_specs
+from tprog.hf_names import HFTensor, hf_tensors
+from tprog.params import ParamSpec, param_specs
 from tprog.parts import STEP, step_tensor
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec
+from tprog.tree import flatten, nest
 from tprog.weights import Prefixed, TensorSet
 
 SLOTS = {"mu": "exp_avg", "nu": "exp_avg_sq", "nu_max": "max_exp_avg_sq", "trace": "momentum_buffer"}

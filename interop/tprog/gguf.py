@@ -15,7 +15,8 @@ from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError, UsageError
 from tprog.gguf_tokenizer import Vocabulary, read_vocabulary
-from tprog.params import HFTensor, ParamSpec, hf_tensors
+from tprog.hf_names import HFTensor, hf_tensors
+from tprog.params import ParamSpec
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.sizes import size_label
 from tprog.wavelengths import inverse_wavelengths

@@ -22,9 +22,7 @@ Roles say what an axis does to the activations that run along it (see `tritter_j
 """
 
 import math
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, cast
 
@@ -234,9 +232,6 @@ _ROWS: tuple[_Row, ...] = (
     _Row(path="lm_head", hf="lm_head.weight", axes="hidden:read vocab", hf_axes="vocab hidden", when="untied"),
 )  # fmt: skip
 
-COMPUTED_BUFFERS = re.compile(r"(.*\.)?rotary_emb\.inv_freq")
-"""Names of tensors that old files carry although every loader computes them; they are left out."""
-
 
 def _traits(config: ModelConfig) -> set[str]:
     family = config.family_record
@@ -297,119 +292,3 @@ def spec_of(config: ModelConfig, name: str) -> ParamSpec:
         got="a name the table does not have",
         remedy="See `tprog.params.param_specs(config)`.",
     )
-
-
-def tied_names(config: ModelConfig) -> tuple[str, str]:
-    """Hugging Face names of the output layer and of the embedding, which are one tensor where they are tied.
-
-    Example:
-        >>> from tprog.sizes import named_size
-        >>> tied_names(named_size("test"))
-        ('lm_head.weight', 'model.embed_tokens.weight')
-    """
-    untied = replace(config, tie_embeddings=False)
-    return spec_of(untied, "lm_head").hf_name, spec_of(untied, "embed").hf_name
-
-
-@dataclass(frozen=True)
-class HFTensor:
-    """One tensor of a Hugging Face file: its name, its row in the table, its layer (None outside the stack)."""
-
-    name: str
-    spec: ParamSpec
-    layer: int | None
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape in the file."""
-        return self.spec.hf_shape
-
-
-@lru_cache(maxsize=64)
-def _hf_tensors(config: ModelConfig) -> tuple[HFTensor, ...]:
-    specs = param_specs(config)
-    first = next(i for i, spec in enumerate(specs) if spec.stacked)
-    stacked = [spec for spec in specs if spec.stacked]
-    before = [HFTensor(spec.hf_name, spec, None) for spec in specs[:first]]
-    after = [HFTensor(spec.hf_name, spec, None) for spec in specs[first:] if not spec.stacked]
-    layers = [
-        HFTensor(spec.hf_name.format(layer=layer), spec, layer)
-        for layer in range(config.num_layers)
-        for spec in stacked
-    ]
-    return tuple(before + layers + after)
-
-
-def hf_tensors(config: ModelConfig) -> Iterator[HFTensor]:
-    """Every tensor of the Hugging Face model, layer by layer, in the order a forward pass uses them.
-
-    Example:
-        >>> from tprog.sizes import named_size
-        >>> next(hf_tensors(named_size("test"))).name
-        'model.embed_tokens.weight'
-    """
-    return iter(_hf_tensors(config))
-
-
-def nest(flat: Mapping[Path, Any]) -> dict[str, Any]:
-    """A nested dict from a mapping of paths.
-
-    Example:
-        >>> nest({("layers", "mlp", "up"): 1, ("norm",): 2})
-        {'layers': {'mlp': {'up': 1}}, 'norm': 2}
-    """
-    tree: dict[str, Any] = {}
-    for path, leaf in flat.items():
-        node = tree
-        for key in path[:-1]:
-            node = node.setdefault(key, {})
-        node[path[-1]] = leaf
-    return tree
-
-
-def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
-    """The inverse of `nest`: every leaf of a nested dict by its path."""
-    flat: dict[Path, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            flat.update({(key, *path): leaf for path, leaf in flatten(value).items()})
-        else:
-            flat[(key,)] = value
-    return flat
-
-
-def check_tree(tree: Mapping[str, Any], config: ModelConfig, *, where: object = "params") -> None:
-    """Hold a tree of arrays (or abstract shapes) against the table; every mismatch is reported at once.
-
-    Raises:
-        ParameterError: parameters are missing, unknown, or of another shape.
-
-    Example:
-        >>> from tprog.sizes import named_size
-        >>> check_tree({}, named_size("test"))
-        Traceback (most recent call last):
-        tprog.errors.ParameterError: params: expected 12 parameters of a tritter model, got 12 that do not fit...
-    """
-    shapes = {".".join(path): tuple(leaf.shape) for path, leaf in flatten(tree).items()}
-    expected = {spec.name: spec.shape for spec in param_specs(config)}
-    findings = mismatches(expected, shapes)
-    if findings:
-        raise ParameterError(
-            where,
-            expected=f"{len(expected)} parameters of a {config.family} model",
-            got=f"{len(findings)} that do not fit",
-            remedy="Use the configuration these parameters were made with, or mend them:",
-            findings=findings,
-        )
-
-
-def mismatches(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """What tells a set of named shapes from the expected one, a line each."""
-    lines = [f"{name} is missing; expected shape {list(expected[name])}" for name in expected if name not in got]
-    lines += [f"{name} is unknown; it has shape {list(got[name])}" for name in got if name not in expected]
-    lines += [
-        f"{name} has shape {list(got[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in got and got[name] != shape
-    ]
-    return lines

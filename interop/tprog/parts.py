@@ -10,9 +10,9 @@ import numpy as np
 
 from tprog.config import ModelConfig
 from tprog.errors import FormatError, ParameterError
+from tprog.hf_names import hf_tensors
 from tprog.jsonio import read_json
 from tprog.layout import HOOKS, JSON_PARTS, RNG_STATE, SAVE_ID, TENSOR_PARTS
-from tprog.params import hf_tensors
 from tprog.paths import safe_file
 from tprog.schema import Progressive
 from tprog.source import TensorSource, named_source

@@ -11,6 +11,7 @@ from tprog.config import DTYPES, ModelConfig
 from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
+from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, tied_names
 from tprog.layout import (
     CARD,
     CONFIG,
@@ -26,7 +27,6 @@ from tprog.layout import (
     TOKENIZER_FILES,
     WEIGHTS,
 )
-from tprog.params import COMPUTED_BUFFERS, hf_tensors, mismatches, tied_names
 from tprog.parts import Parts, present_parts, read_json_part, read_tensors
 from tprog.paths import hub_repository, safe_file
 from tprog.schema import Progressive, read_progressive
@@ -34,6 +34,7 @@ from tprog.source import main_dtype
 from tprog.tensorfile import TensorFile
 from tprog.tensorheader import TensorSpec
 from tprog.tokenizer import tokenizer_files
+from tprog.tree import mismatches
 from tprog.weights import TensorSet, find_weights
 
 

@@ -14,7 +14,7 @@ from tprog.blockcopy import aligned_empty
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError
-from tprog.params import hf_tensors
+from tprog.hf_names import hf_tensors
 from tprog.tensorheader import TensorSpec
 
 

@@ -11,7 +11,7 @@ from tprog.config import ModelConfig
 from tprog.config_json import config_from_json
 from tprog.dtypes import CODES, numpy_dtype
 from tprog.errors import ParameterError, UsageError
-from tprog.params import COMPUTED_BUFFERS, hf_tensors, tied_names
+from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, tied_names
 from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors

@@ -83,7 +83,7 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
         >>> import tempfile
         >>> from tprog.config import ModelConfig
         >>> from tprog.numpy import save
-        >>> from tprog.params import hf_tensors
+        >>> from tprog.hf_names import hf_tensors
         >>> config = ModelConfig(hidden_size=8, num_layers=1, num_heads=2, num_kv_heads=1, intermediate_size=8,
         ...                      vocab_size=16)
         >>> arrays = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in hf_tensors(config)}

@@ -15,10 +15,10 @@ from tprog.config_json import config_to_json
 from tprog.errors import ParameterError, UsageError
 from tprog.gang import Gang, shared_directory
 from tprog.hashing import hash_file
+from tprog.hf_names import hf_tensors
 from tprog.journal import JOURNAL, Journal
 from tprog.jsonio import read_json, write_json
 from tprog.layout import CONFIG, INDEX, JSON_PARTS, PROGRESSIVE, SAVE_ID, SHARD_SIZE, TENSOR_PARTS, shard_names
-from tprog.params import hf_tensors, mismatches
 from tprog.parts import Parts
 from tprog.paths import safe_file
 from tprog.reader import is_checkpoint
@@ -27,6 +27,7 @@ from tprog.source import InAdvance, Tensors, TensorSource, as_source, main_dtype
 from tprog.tensorfile import TensorWriter
 from tprog.tensorheader import TensorSpec, build_header
 from tprog.tokenizer import tokenizer_files, write_tokenizer
+from tprog.tree import mismatches
 
 Check = Callable[[Path], Progressive | None]
 """Called with the finished directory before it is put in place: raises to abort, may return amended metadata."""

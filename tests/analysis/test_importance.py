@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tprog import UsageError, VerificationError
-from tprog.params import flatten, nest, param_specs
+from tprog.params import param_specs
+from tprog.tree import flatten, nest
 
 from tests.support import logits, random_params, random_tokens
 from tritter_jax.analysis import losses_without, measure_layers, notable_layers

@@ -38,7 +38,7 @@ def make_model(directory: Path, layers: int) -> None:
     import safetensors.flax
     import tprog.flax
     from tprog import hf_tensors
-    from tprog.params import flatten
+    from tprog.tree import flatten
     from tprog.writer import write_checkpoint
 
     generator = np.random.default_rng(0)
@@ -129,7 +129,8 @@ def orbax_load(directory: Path, layers: int) -> Any:
     import jax
     import numpy as np
     import orbax.checkpoint as ocp
-    from tprog.params import nest, param_specs
+    from tprog.params import param_specs
+    from tprog.tree import nest
 
     # As Orbax asks for it: the abstract state it is to restore.
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

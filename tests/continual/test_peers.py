@@ -19,7 +19,7 @@ import tprog.flax
 import transformers
 from torch import nn
 from tprog import hf_tensors, param_specs
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.continual.references import off, tiny_config
 from tests.support import random_params, random_tokens

@@ -8,8 +8,8 @@ import torch
 import tprog.flax
 import transformers
 from tprog.dtypes import same_bits
-from tprog.params import flatten
 from tprog.reader import open_checkpoint
+from tprog.tree import flatten
 
 from tests.contracts.cases import EACH_MODEL, cases, in_dtype, params_for
 from tests.support import logits, random_tokens, relative_difference, torch_logits

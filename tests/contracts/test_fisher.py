@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tprog import ParamSpec
-from tprog.params import flatten, nest
+from tprog.tree import flatten, nest
 
 from tests.contracts.cases import BOTH, EACH_MODEL, EXACT, FRESH, MODELS, cases, in_dtype
 from tritter_jax.growth import Plan, map_gradients

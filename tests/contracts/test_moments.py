@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, EACH_MODEL, GROWTHS, MODELS, PAIRS, cases, in_dtype, params_for
 from tests.support import gradients, random_params, random_tokens

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tprog import ParameterError, check_tree
-from tprog.params import flatten, nest
+from tprog.tree import flatten, nest
 
 from tests.contracts.cases import BOTH, DEEPER, EACH_MODEL, GROWTHS, MODELS, PAIRS, cases, params_for
 from tests.support import random_params

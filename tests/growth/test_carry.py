@@ -14,11 +14,12 @@ import tprog.torch_state
 import transformers
 from tprog import GrowthError, ModelConfig, ParameterError
 from tprog.flax_state import load_optimizer, load_rng_key
-from tprog.params import flatten, hf_tensors
+from tprog.hf_names import hf_tensors
 from tprog.parts import Parts
 from tprog.reader import open_checkpoint
 from tprog.schema import Progressive
 from tprog.source import LazyTensors
+from tprog.tree import flatten
 
 from tests.support import gradients, random_params, random_tokens
 from tritter_jax.growth import FISHER, MOMENTS, grow, grow_optimizer, make_plan, new_parameters

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from tprog import GrowthError
-from tprog.params import flatten
+from tprog.tree import flatten
 
 import tritter_jax.growth
 from tests.contracts.cases import MODELS, WIDE, in_dtype

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tprog import GrowthError
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, MODELS, WIDE, in_dtype, params_for
 from tests.growth.strategies import plans

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, EXACT, MODELS, cases, in_dtype, params_for
 from tests.support import gradients, random_tokens

@@ -15,7 +15,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tprog import GrowthError, ModelConfig
-from tprog.params import flatten, nest
+from tprog.tree import flatten, nest
 
 from tests.contracts.cases import params_for
 from tests.support import random_params

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from tprog import ModelConfig, count_parameters, named_size
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, DEEPER, EACH_MODEL, MODELS, PAIRS, cases, params_for
 from tests.support import gradients, random_tokens

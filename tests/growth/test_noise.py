@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from tprog import GrowthError
-from tprog.params import Axis, flatten
+from tprog.params import Axis
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, MODELS, in_dtype, params_for
 from tests.growth.test_compose import HALFWAY

@@ -9,9 +9,9 @@ import pytest
 import tprog.flax
 from jax.sharding import NamedSharding, PartitionSpec
 from tprog import GrowthError, ModelConfig, ParameterError, UsageError, count_parameters, flax_load, param_specs
-from tprog.params import flatten, nest
 from tprog.reader import open_checkpoint
 from tprog.tensorfile import TensorFile
+from tprog.tree import flatten, nest
 
 from tests.support import random_params, same_values
 from tritter_jax.growth import grow, grow_optimizer, make_plan

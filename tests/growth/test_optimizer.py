@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tprog import GrowthError, ParameterError
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, MODELS, params_for
 from tritter_jax.growth import MOMENTS, grow, grow_optimizer, make_plan

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from tprog import ModelConfig
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.support import random_params
 from tritter_jax.growth import grow, grow_optimizer, make_plan, new_parameters, rewarm, scale_entries, train_only

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from tprog import ModelConfig
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.support import random_params
 from tritter_jax.data import byte_tokenizer, open_corpus, tokenize

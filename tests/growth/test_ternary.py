@@ -12,7 +12,7 @@ import torch
 import tprog.flax
 import transformers
 from tprog import GrowthError
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, DEEPER, FRESH, MODELS, Growth, cases, in_dtype, params_for
 from tests.model.test_ternary import ONLINE

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from tprog import ModelConfig, ParameterError, param_specs
-from tprog.params import flatten, nest
 from tprog.source import LazyTensors, named_source
+from tprog.tree import flatten, nest
 
 from tests.model.variants import FULL
 from tests.support import (

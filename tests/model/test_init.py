@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tprog import UsageError, named_size, param_specs
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.model.variants import FULL
 from tests.support import odd_config, same_values

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.model.variants import FULL, VARIANTS
 from tests.support import (

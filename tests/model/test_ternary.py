@@ -12,7 +12,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from tprog import ModelConfig
-from tprog.params import flatten
+from tprog.tree import flatten
 
 from tests.model.test_modules import LAYER, MODULE, Inputs, our_layer
 from tests.model.test_parity import WHOLE_MODEL

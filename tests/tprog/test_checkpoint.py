@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tprog.numpy
 from tprog.errors import FormatError, ParameterError
-from tprog.params import hf_tensors
+from tprog.hf_names import hf_tensors
 from tprog.reader import open_checkpoint
 from tprog.schema import Progressive
 from tprog.tensorfile import TensorFile, write_tensors

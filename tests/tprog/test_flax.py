@@ -9,7 +9,9 @@ import tprog.flax_load
 import tprog.numpy
 from tprog.errors import ParameterError, UsageError
 from tprog.flax_load import load_tree
-from tprog.params import check_tree, hf_tensors, nest, param_specs
+from tprog.hf_names import hf_tensors
+from tprog.params import param_specs
+from tprog.tree import check_tree, nest
 from tprog.writer import write_checkpoint
 
 from tests.tprog.files import assert_same_bits, random_arrays, small_config

@@ -32,7 +32,8 @@ import jax.numpy as jnp
 import tprog.flax, tprog.flax_state, tprog.tensorfile
 from tests.tprog.files import small_config
 from tprog.errors import TritterError
-from tprog.params import nest, param_specs
+from tprog.params import param_specs
+from tprog.tree import nest
 config = small_config(**json.loads(sys.argv[6]))
 mesh = jax.make_mesh((2, 2), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 def axes(spec):

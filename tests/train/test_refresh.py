@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tprog.flax
 from tprog import UsageError
-from tprog.params import flatten
 from tprog.reader import open_checkpoint
+from tprog.tree import flatten
 
 from tests.continual.references import tiny_config
 from tests.support import random_params

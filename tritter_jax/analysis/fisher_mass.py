@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 from tprog import ModelConfig
-from tprog.params import hf_tensors
+from tprog.hf_names import hf_tensors
 from tprog.reader import Checkpoint
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from tprog import ParameterError, UsageError, VerificationError
-from tprog.params import mismatches
+from tprog.tree import mismatches
 
 from tritter_jax.dtypes import wide_dtype
 

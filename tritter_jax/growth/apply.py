@@ -10,7 +10,8 @@ from jax.core import Tracer
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Float
 from tprog import ParameterError, check_tree
-from tprog.params import Path, flatten, nest
+from tprog.params import Path
+from tprog.tree import flatten, nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.growth.leaf import LeafGrowth, Quantity, grow_stack, leaf_growth

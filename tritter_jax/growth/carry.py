@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 from tprog import ParameterError, ParamSpec
-from tprog.params import HFTensor, hf_tensors
+from tprog.hf_names import HFTensor, hf_tensors
 from tprog.parts import STEP, Parts
 from tprog.reader import Checkpoint
 from tprog.source import LazyTensors, TensorSource

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
-from tprog.params import nest
+from tprog.tree import nest
 
 from tritter_jax.growth.plan import Plan
 

@@ -5,9 +5,10 @@ from typing import Any
 from tprog import GrowthError, ParameterError, ParamSpec
 from tprog.flax_load import load_parameter
 from tprog.flax_state import restore_optimizer
-from tprog.params import Path, flatten, nest
+from tprog.params import Path
 from tprog.reader import Checkpoint
 from tprog.source import TensorSource
+from tprog.tree import flatten, nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.growth.apply import Tree, grow_leaf

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from tprog import GrowthError, ParameterError, ParamSpec
-from tprog.params import nest
+from tprog.tree import nest
 
 from tritter_jax.growth.apply import Tree, grow_leaf, one_by_one, plan_spreads
 from tritter_jax.growth.moments import MOMENTS, NORMALISING, STATES, Kind, moment_growth, transport

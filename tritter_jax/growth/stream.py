@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tprog import ParamSpec
-from tprog.params import HFTensor, hf_tensors
+from tprog.hf_names import HFTensor, hf_tensors
 from tprog.reader import Checkpoint
 from tprog.source import LazyTensors, TensorSource
 from tprog.tensorheader import TensorSpec

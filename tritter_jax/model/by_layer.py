@@ -11,8 +11,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 from tprog import ModelConfig, ParamSpec, param_specs
 from tprog.blockcopy import Recycled
-from tprog.params import Path, nest, spec_of
+from tprog.params import Path, spec_of
 from tprog.source import TensorSource, pieces_of
+from tprog.tree import nest
 from tprog.weights import InFiles
 
 from tritter_jax.dtypes import wide_dtype

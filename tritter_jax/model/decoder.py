@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Shaped
 from tprog import ModelConfig, UsageError, check_tree, param_specs
-from tprog.params import nest
+from tprog.tree import nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.model.layers import Block, matmul, rms_norm

@@ -20,10 +20,11 @@ from tprog.commit import new_directory, refuse_taken
 from tprog.config_json import as_family
 from tprog.jsonio import write_json
 from tprog.layout import CONFIG, ORBAX_MARKER, ORBAX_PARAMS, PROGRESSIVE
-from tprog.params import flatten, nest, param_specs
+from tprog.params import param_specs
 from tprog.reader import Checkpoint
 from tprog.schema import read_progressive, write_progressive
 from tprog.tokenizer import write_tokenizer
+from tprog.tree import flatten, nest
 from tprog.writer import write_checkpoint
 
 from tritter_jax.train.start import copy_companions, small_files, stored_parts

@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 from tprog import ModelConfig, ParamSpec, UsageError, param_specs
-from tprog.params import nest
+from tprog.tree import nest
 
 from tritter_jax.continual import FORMS, Chain
 from tritter_jax.train.config import EwcSection, OptimizerSection, ScheduleSection
