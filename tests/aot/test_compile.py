@@ -1,6 +1,7 @@
 """The real TPU compiler, where it is installed: a small configuration of each generation, and what does not fit."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from tritter_jax.train.config import RunConfig
 
 pytest.importorskip("libtpu", reason="the TPU compiler is not installed: pip install 'tritter-jax[tpu]'")
 
+KEPT = Path(kept) if (kept := os.environ.get("TRITTER_TPU_KEEP")) else None
+"""What `python -m tpu_configs.table --keep` compiled of this very code, which is then not compiled again."""
 CONFIGS = sorted((Path(__file__).parents[2] / "tpu_configs").glob("*.toml"))
 
 
@@ -72,6 +75,7 @@ def grown(tmp_path):
 def test_growth_and_two_slices_compile(grown):
     found = check(grown(512), "grow")
     assert found.fits
+    assert found.whole == ()
     assert found.to_json()["roofline"]["bound_by"] in found.times()
 
 
@@ -91,7 +95,7 @@ def test_what_the_compiling_process_refuses_is_told_as_any_other_mistake():
 @pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_configuration_fits_its_machine(path):
-    said = check(RunConfig.load(path), path.stem, remedies=False).to_json()
+    said = check(RunConfig.load(path), path.stem, remedies=False, keep=KEPT).to_json()
     assert said["fits"], json.dumps(said, indent=1)
     assert said["loops_counted_once"] == 0
     assert said["whole_parameter_gathers"] == []

@@ -17,12 +17,20 @@ MACHINES = {"v5e:4x4", "v5e:8x8", "v6e:4x4", "v5p:2x2x1", "v5p:2x4x4", "tpu7x:2x
 
 
 def test_every_size_has_every_machine():
+    several = {
+        (settings.model.size, settings.machine.topology)
+        for settings in map(RunConfig.load, CONFIGS)
+        if settings.machine.slices > 1
+    }
     found = {
         (settings.model.size, settings.machine.topology)
         for settings in map(RunConfig.load, CONFIGS)
         if settings.machine.program == "train" and settings.machine.slices == 1
     }
     assert found >= {(size, machine) for size in ("3B", "7B") for machine in MACHINES}
+    assert found >= {("13B", machine) for machine in MACHINES - {"v5e:4x4"}}  # where its state alone fits
+    assert ("70B", "v5p:2x4x4") in found
+    assert {size for size, machine in several} >= {"7B", "70B"}
     programs = {(each.machine.program, each.machine.topology) for each in map(RunConfig.load, CONFIGS)}
     assert programs >= {("grow", "v5e:4x4"), ("grow", "v5p:2x2x1")}
     assert "fisher" in {program for program, _ in programs}
