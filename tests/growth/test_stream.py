@@ -27,6 +27,7 @@ PLANS = {
     "deeper and wider": make_plan(SMALL, LARGE, layers=[0, 2]),
     "deeper": make_plan(SMALL, replace(SMALL, num_layers=4), layers=[1]),
     "to another dtype": make_plan(SMALL, replace(LARGE, dtype="float32"), layers=[0, 2]),
+    "drawn": make_plan(SMALL, LARGE, layers=[0, 2], width="fresh"),
     "more words": make_plan(SMALL, replace(SMALL, vocab_size=47)),
 }
 

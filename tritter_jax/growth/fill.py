@@ -1,6 +1,9 @@
 """What fresh entries hold: zeros, random numbers of the parameter's own spread, the old mean, or around it."""
 
+import math
 import zlib
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,8 +31,17 @@ _AROUND_MEAN = 0.1
 """Standard deviation around the mean of the old entries, over theirs."""
 
 
-def fill(y: Float[Array, "..."], maps: dict[int, AxisMap], key: Any) -> Float[Array, "..."]:
-    """Fresh entries, still 0, become what their axis asks for."""
+def fill(
+    y: Float[Array, "..."], maps: Mapping[int, AxisMap], key: Any, places: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """Fresh entries, still 0, become what their axis asks for.
+
+    Args:
+        y: one grown layer.
+        maps: the map along each of its axes.
+        key: from a purpose to the key of what is drawn for it.
+        places: for each axis its place in the file.
+    """
     for axis, along in maps.items():
         if along.fill in ("mean", "near_mean") and along.fresh.any():
             fresh = on_axis(jnp.asarray(along.fresh), axis, y.shape)
@@ -39,25 +51,80 @@ def fill(y: Float[Array, "..."], maps: dict[int, AxisMap], key: Any) -> Float[Ar
                 spread = _AROUND_MEAN * jnp.std(wide, axis=axis, keepdims=True, where=~fresh)
                 value += jax.random.normal(key("mean"), y.shape, wide.dtype) * jnp.broadcast_to(spread, y.shape)
             y = jnp.where(fresh, value, wide)
-    if any(along.fill == "random" and along.fresh.any() for along in maps.values()):
-        y = _fill_random(y, maps, key())
+    if fills_at_random(maps):
+        turned = {places[axis]: along for axis, along in maps.items()}
+        rows = jnp.transpose(y, np.argsort(places).tolist())
+        spread = spread_of(sum_of_squares(rows, turned), rows.shape, turned)
+        y = jnp.transpose(fill_rows(rows, turned, key(""), spread), places)
     return y
 
 
-def _fill_random(y: Float[Array, "..."], maps: dict[int, AxisMap], key: Key[Array, ""]) -> Float[Array, "..."]:
-    """Fresh entries that may be anything are drawn with the spread of the old ones.
+def fills_at_random(maps: Mapping[int, AxisMap]) -> bool:
+    """Whether some fresh entries may be anything, and are drawn with the spread of the old ones."""
+    return any(along.fill == "random" and along.fresh.any() for along in maps.values())
+
+
+def fill_rows(
+    y: Float[Array, "rows ..."],
+    maps: Mapping[int, AxisMap],
+    key: Key[Array, ""],
+    spread: Float[Array, ""],
+    first: Array | int = 0,
+) -> Float[Array, "rows ..."]:
+    """A run of rows with what may be anything drawn; every row has a key of its own, and can be drawn alone.
 
     Where another axis asks for zero (what it would write is new), zero wins: that is what keeps the function.
+
+    Args:
+        y: the rows, with the axes in the order of the file.
+        maps: the map along each of the axes.
+        key: of this layer of this parameter.
+        spread: standard deviation, from `spread_of`.
+        first: index of the first row in its axis' map.
     """
-    free: Bool[Array, "..."] = jnp.zeros(y.shape, bool)
-    silent: Bool[Array, "..."] = jnp.zeros(y.shape, bool)
-    for axis, along in maps.items():
-        if along.fill == "random":
-            free |= on_axis(jnp.asarray(along.fresh), axis, y.shape)
-        elif along.fill == "zero":
-            silent |= on_axis(jnp.asarray(np.asarray(along.weight) == 0), axis, y.shape)
+    silent = _along(
+        {axis: np.asarray(along.weight) == 0 for axis, along in maps.items() if along.fill == "zero"}, y.shape, first
+    )
     wide = y.astype(wide_dtype(y.dtype))
-    # Three digits do, and they are the same in whatever order the compiler sums: on a mesh, or layer by layer.
-    spread = jnp.sqrt(jnp.mean(jnp.square(wide), where=~free)).astype(jnp.bfloat16).astype(wide.dtype)
-    draw = jax.random.normal(key, y.shape, wide.dtype) * jnp.broadcast_to(spread, y.shape)
-    return jnp.where(free & ~silent, draw, wide)
+    numbers = jnp.asarray(first, jnp.int32) + jnp.arange(y.shape[0], dtype=jnp.int32)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(numbers)
+    drawn = jax.vmap(lambda own: jax.random.normal(own, y.shape[1:], wide.dtype))(keys)
+    return jnp.where(_free(maps, y.shape, first) & ~silent, drawn * jnp.broadcast_to(spread, y.shape), wide)
+
+
+def sum_of_squares(
+    y: Float[Array, "rows ..."], maps: Mapping[int, AxisMap], first: Array | int = 0
+) -> Float[Array, ""]:
+    """Of those entries of a run of rows that are not drawn, at least in float32."""
+    wide = y.astype(wide_dtype(y.dtype))
+    return jnp.sum(jnp.square(wide), where=~_free(maps, y.shape, first))
+
+
+def spread_of(squares: Float[Array, ""], shape: tuple[int, ...], maps: Mapping[int, AxisMap]) -> Float[Array, ""]:
+    """The standard deviation to draw with: the root mean square of what is not drawn.
+
+    Three digits do, and they are the same in whatever order the sum was taken: on a mesh, or a few rows at a time.
+
+    Args:
+        squares: `sum_of_squares` of all rows.
+        shape: of the whole layer, in the order of the file.
+        maps: the map along each of the axes.
+    """
+    drawn = {axis: int(along.fresh.sum()) for axis, along in maps.items() if along.fill == "random"}
+    kept = math.prod(size - drawn.get(axis, 0) for axis, size in enumerate(shape))
+    return jnp.sqrt(squares / kept).astype(jnp.bfloat16).astype(squares.dtype)
+
+
+def _free(maps: Mapping[int, AxisMap], shape: tuple[int, ...], first: Array | int) -> Bool[Array, "..."]:
+    return _along({axis: along.fresh for axis, along in maps.items() if along.fill == "random"}, shape, first)
+
+
+def _along(masks: Mapping[int, np.ndarray], shape: tuple[int, ...], first: Array | int) -> Bool[Array, "..."]:
+    """True where the mask of any axis is; that of axis 0 begins at row `first`."""
+    found = jnp.zeros(shape, bool)
+    for axis, mask in masks.items():
+        vector = jnp.asarray(mask)
+        if axis == 0:
+            vector = jax.lax.dynamic_slice_in_dim(vector, first, shape[0])
+        found |= on_axis(vector, axis, shape)
+    return found

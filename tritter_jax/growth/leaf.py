@@ -28,6 +28,7 @@ class LeafGrowth:
         name: the parameter's dotted path.
         stacked: whether axis 0 counts layers.
         maps: the map along each axis; None where it stays as it is.
+        places: for each axis of one layer its place in the file, whose rows are drawn one by one.
         quantity: whether the parameter moves as a weight or as a gradient.
         seed: seed of what is drawn.
         dtype: dtype of the result; the parameter's own when None.
@@ -39,6 +40,7 @@ class LeafGrowth:
     name: str
     stacked: bool
     maps: tuple[AxisMap | None, ...]
+    places: tuple[int, ...]
     quantity: Quantity
     seed: int
     dtype: str | None
@@ -72,6 +74,7 @@ def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
         name=spec.name,
         stacked=spec.stacked,
         maps=plan.axis_maps(spec),
+        places=spec.file_order,
         quantity=quantity,
         seed=plan.seed,
         dtype=plan.target.dtype if weight and plan.convert else None,
@@ -122,7 +125,7 @@ def grow_layer(
     y = scaled(y, maps, growth.quantity, wide)
     draw = partial(draw_key, growth.seed, growth.name, layer)
     if growth.quantity == "weight":
-        y = fill(y, maps, draw)
+        y = fill(y, maps, draw, growth.places)
         if growth.codes and maps:
             y = keep_codes(x, y, maps, draw("codes"), growth.dtype or x.dtype)
     everywhere = None

@@ -1,7 +1,7 @@
 """Growing a tensor a run of rows at a time, as it lies in its file: nothing is transposed, and blocks fit the caches.
 
-Most growths move every entry by itself: it is picked, and multiplied. Any rows can then be grown alone, and what XLA
-computes for them lies in the processor's caches, in memory that was used before.
+Most growths move every entry by itself: it is picked and multiplied, or drawn. Any rows can then be grown alone, and
+what XLA computes for them lies in the processor's caches, in memory that was used before.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,8 @@ from tprog.source import TensorSource
 from tprog.weights import InFiles
 
 from tritter_jax.dtypes import wide_dtype
+from tritter_jax.growth.axis_map import AxisMap
+from tritter_jax.growth.fill import draw_key, fill_rows, fills_at_random, on_axis, spread_of, sum_of_squares
 from tritter_jax.growth.leaf import LeafGrowth, scaled, scaled_by_layer
 
 _BLOCK = 1 << 19
@@ -25,11 +27,11 @@ _BLOCK = 1 << 19
 
 
 def entry_by_entry(growth: LeafGrowth) -> bool:
-    """Whether every grown entry is an old one times a factor, so that any of them can be grown alone."""
-    drawn = growth.noise is not None or (
-        growth.quantity == "weight" and any(a.fresh.any() and a.fill != "zero" for a in growth.inner.values())
+    """Whether every grown entry is an old one times a factor or drawn, so that any of them can be grown alone."""
+    averaged = growth.quantity == "weight" and any(
+        along.fresh.any() and along.fill in ("mean", "near_mean") for along in growth.inner.values()
     )
-    return not (growth.steps or drawn or (growth.codes and growth.inner))
+    return not (growth.steps or growth.noise or averaged or (growth.codes and growth.inner))
 
 
 def has_unknown(growth: LeafGrowth) -> bool:
@@ -63,13 +65,23 @@ def grown_blocks(
     per_row = int(np.prod(shape[1:]))
     count = max(1, min(shape[0], _BLOCK // per_row))
     rows = _Rows(source, origin, old.file_shape)
-    plain = as_it_is(growth, source.specs[origin].dtype)
-    grow = None if plain else _compiled(growth, places)
-    for start in range(0, shape[0], count):
-        # The last block overlaps the one before it, so that all have one shape and are compiled once.
-        first = max(0, min(start, shape[0] - count))
+    # The last block overlaps the one before it, so that all have one shape and are compiled once.
+    starts = [(start, max(0, min(start, shape[0] - count))) for start in range(0, shape[0], count)]
+    if as_it_is(growth, source.specs[origin].dtype):
+        for start, first in starts:
+            yield rows.pick(gather[first : first + count])[start - first :].reshape(-1)
+        return
+    spread = None
+    if growth.quantity == "weight" and fills_at_random(maps):
+        # Once more over the old entries, before any is drawn: the fresh ones have their spread.
+        squares = [
+            _squares(growth)(rows.pick(gather[first : first + count]), jnp.int32(first), jnp.int32(start - first))
+            for start, first in starts
+        ]
+        spread = spread_of(jnp.sum(jnp.stack(squares)), shape, maps)
+    for start, first in starts:
         x = rows.pick(gather[first : first + count])
-        y = x if grow is None else np.asarray(grow(x, jnp.int32(layer), jnp.int32(first)))
+        y = np.asarray(_compiled(growth)(x, jnp.int32(layer), jnp.int32(first), spread))
         yield y[start - first :].reshape(-1)
 
 
@@ -77,9 +89,9 @@ def grow_rows(
     x: Float[Array, "rows ..."],
     layer: Int[Array, ""],
     first: Int[Array, ""],
+    spread: Float[Array, ""] | None = None,
     *,
     growth: LeafGrowth,
-    places: tuple[int, ...],
 ) -> Float[Array, "rows ..."]:
     """A run of rows of `grow_layer`'s result, with the axes in the order they have in the file.
 
@@ -87,23 +99,42 @@ def grow_rows(
         x: the old rows that the new ones continue, already picked.
         layer: index in the grown stack.
         first: index of the first of the new rows.
+        spread: standard deviation of what is drawn, if anything is.
         growth: what to do with them.
-        places: for each axis of a layer its place in the file.
     """
-    # In the order of the table, not of the file: products in another order round differently.
-    maps = {places[axis]: along for axis, along in growth.inner.items()}
     wide = wide_dtype(x.dtype, growth.dtype or x.dtype)
-    y = x
-    for place, along in maps.items():
-        if place:
-            y = jnp.take(y, along.gather, axis=place)
-    y = scaled(y, maps, growth.quantity, wide, first)
+    y, maps = _gathered(x, first, growth, wide)
+    if spread is not None:
+        y = fill_rows(y, maps, draw_key(growth.seed, growth.name, layer), spread, first)
     return scaled_by_layer(y, growth, layer, wide).astype(growth.dtype or x.dtype)
 
 
+def _gathered(
+    x: Float[Array, "rows ..."], first: Int[Array, ""], growth: LeafGrowth, wide: jnp.dtype
+) -> tuple[Float[Array, "rows ..."], dict[int, AxisMap]]:
+    # In the order of the table, not of the file: products in another order round differently.
+    maps = {growth.places[axis]: along for axis, along in growth.inner.items()}
+    for place, along in maps.items():
+        if place:
+            x = jnp.take(x, along.gather, axis=place)
+    return scaled(x, maps, growth.quantity, wide, first), maps
+
+
 @lru_cache(maxsize=512)
-def _compiled(growth: LeafGrowth, places: tuple[int, ...]) -> Any:
-    return jax.jit(partial(grow_rows, growth=growth, places=places))
+def _compiled(growth: LeafGrowth) -> Any:
+    return jax.jit(partial(grow_rows, growth=growth))
+
+
+@lru_cache(maxsize=512)
+def _squares(growth: LeafGrowth) -> Any:
+    """Sum of squares of what is not drawn in some rows, less the first few, which were counted before."""
+
+    def squares(x: Float[Array, "rows ..."], first: Int[Array, ""], counted: Int[Array, ""]) -> Float[Array, ""]:
+        y, maps = _gathered(x, first, growth, wide_dtype(x.dtype, growth.dtype or x.dtype))
+        fresh = jnp.arange(y.shape[0], dtype=jnp.int32) >= jnp.broadcast_to(counted, y.shape[:1])
+        return sum_of_squares(jnp.where(on_axis(fresh, 0, y.shape), y, jnp.zeros_like(y)), maps, first)
+
+    return jax.jit(squares)
 
 
 class _Rows:
