@@ -24,22 +24,29 @@ def small(**machine) -> RunConfig:
             "model": {"size": "test", "vocab_size": 16384},
             "data": {"sequence_length": 128, "batch_size": 8},
             "training": {"compute_dtype": "bfloat16"},
-            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+            "mesh": {"data": machine.get("slices", 1), "fsdp": -1, "tensor": 1},
             "machine": machine,
         }
     )
 
 
-@pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"])
-def test_the_training_step_compiles_for_each_generation(topology):
+@pytest.mark.parametrize(
+    ("topology", "slices"), [("v5e:2x2", 2), ("v5p:2x2x1", 1), ("v6e:2x2", 1), ("tpu7x:2x2x1", 1)]
+)
+def test_the_training_step_compiles_for_each_generation(topology, slices):
     assert {name.partition(":")[0] for name in CHIPS} >= {topology.partition(":")[0]}
-    found = check(small(topology=topology), "small")
+    found = check(small(topology=topology, slices=slices), "small")
     said = found.to_json()
     assert said["fits"]
     assert said["memory"]["arguments"] * said["devices"] > 12 * said["parameters"]
     # All the products there are and, of the forward pass's, few more than once.
     assert 1.0 < found.cost.flops * said["devices"] / found.model_flops < 1.6
     assert (said["whole_parameter_gathers"], said["loops_counted_once"]) == ([], 0)
+    across = sum(row["bytes"] for row in said["collectives"] if row["across_slices"])
+    if slices == 1:
+        assert across == 0
+    else:  # each device's part of the gradients, in two or four bytes
+        assert 2 < across * said["devices"] / slices / said["parameters"] < 5
 
 
 def test_a_step_of_the_fisher_information_gathers_no_whole_parameter():
@@ -99,3 +106,4 @@ def test_every_configuration_fits_its_machine(path):
     assert said["fits"], json.dumps(said, indent=1)
     assert said["loops_counted_once"] == 0
     assert said["whole_parameter_gathers"] == []
+    assert any(row["across_slices"] for row in said["collectives"]) == (said["slices"] > 1)

@@ -127,6 +127,27 @@ def test_the_tpu_compilers_text_is_read():
     assert cost.bytes == 4 * (512 + 1024 + 3 * 4) + 512 + 256
 
 
+SLICES = """
+ENTRY %main (x: bf16[8,16]) -> bf16[8,16] {
+  %x = bf16[8,16]{1,0:T(8,128)(2,1)} parameter(0)
+  %after = token[] after-all()
+  %recv = (bf16[8,16]{1,0:T(8,128)(2,1)}, u32[], token[]) recv(%after), channel_id=1, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %send = (bf16[8,16]{1,0:T(8,128)(2,1)}, u32[], token[]) send(%x, %after), channel_id=2, is_host_transfer=true, frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.1_0",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %sent = token[] send-done(%send), channel_id=2, is_host_transfer=true
+  %got = (bf16[8,16]{1,0:T(8,128)(2,1)}, token[]) recv-done(%recv), channel_id=1, is_host_transfer=true
+  ROOT %sum = bf16[8,16]{1,0:T(8,128)(2,1)} get-tuple-element(%got), index=0
+}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(("slices", "received"), [(2, 256), (4, 384)])
+def test_what_goes_between_slices_by_way_of_the_hosts_is_counted(slices, received):
+    cost = program_cost(Program.parse(SLICES), slice_devices=8, slices=slices)
+    (one,) = cost.collectives.values()
+    assert (one.kind, one.across, one.received) == ("all-reduce", True, received)
+    assert cost.bytes == pytest.approx(512, abs=16)  # read once, and once written
+
+
 def test_products_written_as_convolutions_count_only_terms_that_are_computed():
     def flops(line: str) -> float:
         text = f"ENTRY %main (a: f32[1], b: f32[1]) -> f32[1] {{\n{line}\n}}"

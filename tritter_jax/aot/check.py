@@ -79,7 +79,8 @@ def counted(
     settings: RunConfig, name: str, config: ModelConfig, topology: Topology, memory: dict[str, int], text: str
 ) -> Check:
     """What a compiled program takes and does."""
-    cost = program_cost(Program.parse(text), slice_devices=topology.device_count // topology.slices)
+    inner = topology.device_count // topology.slices
+    cost = program_cost(Program.parse(text), slice_devices=inner, slices=topology.slices)
     return Check(
         name=name,
         settings=settings,

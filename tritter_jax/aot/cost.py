@@ -20,6 +20,8 @@ _RECEIVED: dict[str, Callable[[float, int], float]] = {
     "collective-permute": lambda size, devices: size,
 }
 """Bytes that a device receives, by kind: from its operands' size and the number of devices, around a ring."""
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
+"""What the compiler says of a collective's part between slices, which it writes as a transfer by way of the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +65,13 @@ class Cost:
             self.collectives[name] = replace(one, times=one.times * times, looped=one.looped or looped)
 
 
-def program_cost(program: Program, *, slice_devices: int) -> Cost:
+def program_cost(program: Program, *, slice_devices: int, slices: int = 1) -> Cost:
     """Totals of a program for each device.
 
     Args:
         program: from `Program.parse`.
         slice_devices: number of devices in a slice.
+        slices: number of slices.
     """
 
     @cache
@@ -91,6 +94,9 @@ def program_cost(program: Program, *, slice_devices: int) -> Cost:
                 total.bytes += memory_traffic(program, one, where)
                 if one.opcode in ("convolution", "dot"):
                     total.flops += product_flops(one, where)
+                elif one.opcode == "send" and (between := _BETWEEN_SLICES.search(one.attributes)):
+                    found = _between_slices(one, between, where, slices)
+                    total.collectives[found.channel] = found
                 elif kind in _RECEIVED:
                     # The TPU compiler writes a sum of which each device keeps a part as a fusion of that name.
                     kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
@@ -99,6 +105,17 @@ def program_cost(program: Program, *, slice_devices: int) -> Cost:
         return total
 
     return cost(program.entry)
+
+
+def _between_slices(one: Instruction, said: re.Match[str], where: Computation, slices: int) -> Collective:
+    kind, operand = said[1].lower().replace("_", "-"), where[one.operands[0]]
+    return Collective(
+        kind=kind,
+        received=_RECEIVED[kind](operand.nbytes, slices),
+        result=max(array.elements for array in operand.arrays),
+        across=True,
+        channel=f"{kind} {one.name} between slices",
+    )
 
 
 def _collective(one: Instruction, kind: str, where: Computation, slice_devices: int) -> Collective:

@@ -26,6 +26,8 @@ def memory_traffic(program: Program, one: Instruction, where: Computation) -> fl
         return 0
     if kind in ("copy-start", "collective-permute-start"):
         return sum(array.nbytes for array in one.arrays if array.in_memory)
+    if kind == "send":  # whose result is its operand
+        return _of(where, one.operands[0])
     if kind == "slice-start":
         taken = one.arrays[-2]
         return taken.nbytes * (1 + taken.in_memory)
