@@ -5,7 +5,6 @@ A package's page documents the names of its `__all__`. A module none of whose na
 """
 
 import ast
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         package = name if is_package(name) else name.rpartition(".")[0]
         tree.setdefault(package, []).append(page(name) if name == package else {name: page(name)})
     assert config.nav is not None
-    config.nav.insert(-1, {"Reference": ["reference/commands.md", *({name: pages} for name, pages in tree.items())]})
+    packages = [{name: inside} for name, inside in tree.items()]
+    config.nav.insert(-1, {"Reference": ["reference/commands.md", *packages]})
     return config
 
 
@@ -48,12 +48,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_post_build(config: MkDocsConfig) -> None:
     """Refuse a site in which a public name is missing."""
-    missing = [
-        name
-        for package in reference()
-        for name in exported(package)
-        if f'id="{name}"' not in (Path(config.site_dir) / page(package)).with_suffix(".html").read_text()
-    ]
+    missing = []
+    for package in reference():
+        if names := exported(package):
+            shown = (Path(config.site_dir) / page(package)).with_suffix(".html").read_text(encoding="utf-8")
+            missing += [name for name in names if f'id="{name}"' not in shown]
     if missing:
         raise PluginError(f"not in the reference: {', '.join(missing)}")
 
@@ -131,9 +130,10 @@ def commands_text() -> str:
 
     lines = ["# Commands", "", "`tritter COMMAND --help` says the same.", ""]
     for words, command in _commands("tritter", get_command(app)):
-        described = re.sub(r"\n(?!\n)", " ", command.help or "").replace("\f", "")
-        lines += [f"## {words}", "", described, "", "| | | default |", "| --- | --- | --- |"]
-        lines += [*map(_parameter, command.params), ""]
+        lines += [f"## {words}", "", command.help or "", ""]
+        if examples := (command.epilog or "").partition("\n")[2]:
+            lines += ["```sh", examples, "```", ""]
+        lines += ["| | | default |", "| --- | --- | --- |", *map(_parameter, command.params), ""]
     return "\n".join(lines)
 
 

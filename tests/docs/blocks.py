@@ -1,5 +1,7 @@
 """The blocks and commands that the pages show."""
 
+import itertools
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from tests.docs.test_site import ROOT, SITE
 LANGUAGES = ("", "json", "python", "sh", "toml")
 PROGRAMS = ("gcloud", "mkdocs", "pip", "pytest", "python", "python3.11", "tritter")
 """What a line of commands begins with."""
+_SETTING = re.compile("[A-Z_]+=")
 
 
 @dataclass(frozen=True)
@@ -29,13 +32,19 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a block: its words, without what is set in its environment and the folder of its program."""
+    """One command of a block: its words, without the folder of its program, and what is set in its environment."""
 
     block: Block
     words: tuple[str, ...]
+    environment: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.block.page}: {' '.join(self.words)}"
+        return f"{self.block.page}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        """The command, blanks made one."""
+        return " ".join((*self.environment, *self.words))
 
 
 def pages() -> list[Path]:
@@ -68,21 +77,21 @@ def commands(block: Block) -> Iterator[Command]:
     """The commands of a block."""
     waiting = ""
     for line in block.text.splitlines():
+        if line.endswith("\\"):
+            waiting += line[:-1]
+            continue
         waiting += line + "\n"
         try:
             words = shlex.split(waiting, comments=True)
         except ValueError:  # a quotation that goes on in the next line
             continue
-        waiting, command = "", list[str]()
-        for word in (*words, "&&"):
-            if word != "&&":
-                command.append(word)
-                continue
-            while command and "=" in command[0] and command[0].partition("=")[0].isupper():
-                del command[0]
-            if command:
-                yield Command(block, (command[0].rpartition("/")[2], *command[1:]))
-            command = []
+        waiting = ""
+        for both, group in itertools.groupby(words, "&&".__eq__):
+            command = [] if both else list(group)
+            first = next((place for place, word in enumerate(command) if not _SETTING.match(word)), None)
+            if first is not None:
+                program = command[first].rpartition("/")[2]
+                yield Command(block, (program, *command[first + 1 :]), tuple(command[:first]))
     assert not waiting, f"{block}: a quotation has no end"
 
 

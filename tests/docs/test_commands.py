@@ -62,14 +62,14 @@ def script(name: str, arguments: list[str]) -> None:
         understood(parser, args, namespace)
         raise ParsedError
 
+    path = ROOT / (name if name.endswith(".py") else name.replace(".", "/"))
+    path = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ParsedError):
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr(sys, "argv", [name, *arguments])
         if name.endswith(".py"):
-            patch.syspath_prepend((ROOT / name).parent)
-            runpy.run_path(str(ROOT / name), run_name="__main__")
-        else:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            patch.syspath_prepend(path.parent)
+        runpy.run_path(str(path), run_name="__main__")
 
 
 def test_every_block_says_what_it_is():
