@@ -11,7 +11,7 @@ from tprog.reader import open_checkpoint
 from tests.cli.conftest import LARGER
 from tritter_jax import growth
 from tritter_jax.demo import net2net
-from tritter_jax.growth import plan as planning
+from tritter_jax.growth import planning
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from tritter_jax.growth.moments import MOMENTS, MomentStrategy
 from tritter_jax.growth.new_parameters import NewEntries, new_parameters
 from tritter_jax.growth.noise import Noise
 from tritter_jax.growth.optimizer import grow_optimizer
-from tritter_jax.growth.plan import Plan, describe, make_plan
+from tritter_jax.growth.plan import Plan, describe
+from tritter_jax.growth.planning import make_plan
 from tritter_jax.growth.plugins import load_strategies
 from tritter_jax.growth.positions import POSITIONS
 from tritter_jax.growth.preserves import Preserves

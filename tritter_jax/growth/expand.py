@@ -24,7 +24,8 @@ from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.drift import NARROW, Drift, measure_drift, precision, require_finite, sample_tokens
 from tritter_jax.growth.fisher import FISHER
 from tritter_jax.growth.moments import MOMENTS
-from tritter_jax.growth.plan import Plan, make_plan
+from tritter_jax.growth.plan import Plan
+from tritter_jax.growth.planning import make_plan
 from tritter_jax.growth.record import method_of, plan_to_record
 from tritter_jax.growth.stream import grown_tensors
 from tritter_jax.model import logits_by_layer

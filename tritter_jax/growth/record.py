@@ -11,7 +11,8 @@ from tprog.config import SIZE_FIELDS
 from tritter_jax.growth.compare import fingerprint
 from tritter_jax.growth.depth import Layout
 from tritter_jax.growth.noise import Noise
-from tritter_jax.growth.plan import Plan, build_plan
+from tritter_jax.growth.plan import Plan
+from tritter_jax.growth.planning import build_plan
 
 _VERSION = 1
 _RECORDED = (*SIZE_FIELDS, "vocab_size", "dtype")
