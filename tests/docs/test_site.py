@@ -55,5 +55,5 @@ def test_a_site_without_a_public_name_is_refused(tmp_path):
     SITE["on_post_build"](config)
     growth = tmp_path / "reference" / "tritter_jax" / "growth" / "index.html"
     growth.write_text(growth.read_text().replace('id="tritter_jax.growth.planning.make_plan"', ""))
-    with pytest.raises(PluginError, match=r"not in the reference: tritter_jax\.growth\.plan\.make_plan"):
+    with pytest.raises(PluginError, match=r"not in the reference: tritter_jax\.growth\.planning\.make_plan"):
         SITE["on_post_build"](config)
