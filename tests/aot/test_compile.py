@@ -39,6 +39,7 @@ def test_the_training_step_compiles_for_each_generation(topology, slices):
     said = found.to_json()
     assert said["fits"]
     assert said["memory"]["arguments"] * said["devices"] > 12 * said["parameters"]
+    assert said["memory"]["arguments"] < said["memory"]["peak"] < said["memory"]["available"]
     # All the products there are and, of the forward pass's, few more than once.
     assert 1.0 < found.cost.flops * said["devices"] / found.model_flops < 1.6
     assert (said["whole_parameter_gathers"], said["loops_counted_once"]) == ([], 0)

@@ -72,11 +72,18 @@ def check(
             name=name, settings=settings, topology=topology, config=config, memory=None, needed=result["needed"],
             cost=None, remedies=tried,
         )  # fmt: skip
-    return counted(settings, name, config, topology, result["memory"], text)
+    return counted(settings, name, config, topology, result["memory"], text, peak=result.get("peak"))
 
 
 def counted(
-    settings: RunConfig, name: str, config: ModelConfig, topology: Topology, memory: dict[str, int], text: str
+    settings: RunConfig,
+    name: str,
+    config: ModelConfig,
+    topology: Topology,
+    memory: dict[str, int],
+    text: str,
+    *,
+    peak: int | None = None,
 ) -> Check:
     """What a compiled program takes and does."""
     inner = topology.device_count // topology.slices
@@ -88,6 +95,7 @@ def counted(
         config=config,
         memory=memory,
         needed=sum(memory.values()),
+        peak=peak,
         cost=cost,
         whole=whole_gathers(cost, config, settings),
     )
@@ -183,5 +191,5 @@ def _tried(settings: RunConfig, changes: dict[str, Any], topology: Topology, nam
             result, _ = _compile(changed, name, Path(directory))
     except TritterError:  # a mesh that does not divide the model is no way out
         return Remedy(changes=changes, needed=0, fits=False)
-    needed = result["needed"] if "needed" in result else sum(result["memory"].values())
+    needed = result["needed"] if "needed" in result else result["peak"]
     return Remedy(changes=changes, needed=needed, fits="memory" in result)

@@ -32,7 +32,8 @@ class Check:
         topology: its machine.
         config: the model.
         memory: bytes a device by kind; None where the program does not fit.
-        needed: bytes a device in all.
+        needed: bytes a device in all; the sum of `memory` where it fits.
+        peak: bytes a device at once, as the compiler states them, where it does.
         cost: what a device does; None where the program does not fit.
         whole: kinds and sizes of all-gathers outside loops that put a whole parameter on every device.
         remedies: changes that were tried where it does not fit.
@@ -45,6 +46,7 @@ class Check:
     memory: dict[str, int] | None
     needed: int
     cost: Cost | None
+    peak: int | None = None
     whole: tuple[str, ...] = ()
     remedies: tuple[Remedy, ...] = field(default=())
 
@@ -109,6 +111,8 @@ class Check:
             "fits": self.fits,
             "memory": {"available": chip.memory, "needed": self.needed, **(self.memory or {})},
         }
+        if self.peak is not None:
+            result["memory"]["peak"] = self.peak
         if self.cost is None:
             short = self.needed - chip.memory
             tried = [{"changes": one.changes, "needed": one.needed, "fits": one.fits} for one in self.remedies]

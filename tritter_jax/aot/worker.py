@@ -30,7 +30,8 @@ def compile_settings(settings: RunConfig, program: Path) -> dict[str, Any]:
         program: where the optimised HLO goes.
 
     Returns:
-        `memory` in bytes a device, or `needed`: what a program that does not fit would take.
+        `memory` in bytes a device, and its `peak` as the compiler states it; or `needed`: what a program that does
+        not fit would take.
 
     Raises:
         UsageError: the mesh fits neither machine nor model nor batch.
@@ -61,7 +62,8 @@ def compile_settings(settings: RunConfig, program: Path) -> dict[str, Any]:
             "outputs": stats.output_size_in_bytes - stats.alias_size_in_bytes,
             "temporaries": stats.temp_size_in_bytes,
             "code": stats.generated_code_size_in_bytes,
-        }
+        },
+        "peak": stats.peak_memory_in_bytes,
     }
 
 

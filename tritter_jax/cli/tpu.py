@@ -123,7 +123,10 @@ def print_check(console: Console, one: "Check") -> None:
     kinds = ", ".join(
         f"{name} {human_bytes(memory[name])}" for name in ("arguments", "temporaries", "outputs", "code")
     )
-    console.print(f"  memory      {human_bytes(memory['needed'])} of {human_bytes(memory['available'])}: {kinds}")
+    peak = f"; peak {human_bytes(memory['peak'])}" if "peak" in memory else ""
+    console.print(
+        f"  memory      {human_bytes(memory['needed'])} of {human_bytes(memory['available'])}: {kinds}{peak}"
+    )
     console.print(
         f"  a step      {said['flops'] / 1e12:.4g} TFLOP of products, {human_bytes(said['bytes'])} of memory"
     )
