@@ -179,6 +179,14 @@ def test_what_a_model_is_can_be_asked_without_its_weights(hub, tritter, checkpoi
     assert not hub.asked("GET", r"weights.*safetensors|ewc|training")
 
 
+def test_losses_are_not_stored_in_the_cache(hub, tritter, checkpoint, tmp_path):
+    push(checkpoint, "org/poet")
+    (tmp_path / "text").write_text("a poem")
+    words = ("eval", "org/poet", "--baseline", "org/poet", "--data", "text", "--all")
+    assert "tritter pull org/poet" in tritter(*words, "--store").error
+    assert not hub.asked("GET", "config.json")
+
+
 def test_a_run_goes_on_from_a_model_of_the_hub(hub, plain, tmp_path, monkeypatch):
     files = {path.name: path.read_bytes() for path in plain.iterdir() if path.name != "tokenizer.json"}
     hub.create("org/model", files)

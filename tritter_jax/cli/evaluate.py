@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tritter_jax.cli.arguments import MAX_SEED, Source, source_path
+from tritter_jax.cli.arguments import MAX_SEED, Source, own_path, source_path
 from tritter_jax.cli.output import emit, out, table
 from tritter_jax.cli.progress import stages
 
@@ -50,6 +50,8 @@ def eval_(
             got="none",
             remedy="Name an earlier checkpoint.",
         )
+    if store:
+        own_path(path)  # raises where it would be written into the Hub's cache
     with stages() as stage:
         stage("starting")
         from tritter_jax.train.forgetting import compare
