@@ -63,3 +63,16 @@ def test_with_a_run_or_a_model_directory_it_shows_what_these_are_for(shown, tmp_
     (tmp_path / "runs" / "a" / "run.toml").touch()
     assert shown()[0] == "tritter train --resume runs/a"
     assert not any(Path("runs/a/checkpoints").iterdir())
+
+
+def test_a_directory_that_may_not_be_looked_into_is_passed_over(shown, tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    stat = Path.stat
+
+    def refuse(self: Path, **options: bool) -> object:
+        if self.parent.name == "secret":
+            raise PermissionError(13, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    assert "tritter demo" in shown()

@@ -108,7 +108,15 @@ def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig
 
 def is_run_directory(path: Path) -> bool:
     """Whether a directory is one that `tritter train` made, told without loading what reads it."""
-    return (path / "run.toml").is_file() and (path / "checkpoints").is_dir()
+    return has(path, "run.toml") and has(path, "checkpoints")
+
+
+def has(directory: Path, name: str) -> bool:
+    """Whether a directory has something of that name; one that may not be looked into has nothing."""
+    try:
+        return (directory / name).exists()
+    except OSError:
+        return False
 
 
 def output_file(path: Path) -> Path:

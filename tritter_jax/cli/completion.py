@@ -23,13 +23,6 @@ class Shell(StrEnum):
     fish = "fish"
 
 
-_PLACES = {
-    Shell.bash: "~/.local/share/bash-completion/completions/tritter",
-    Shell.zsh: "~/.zfunc/_tritter",
-    Shell.fish: "~/.config/fish/completions/tritter.fish",
-}
-
-
 def completion(
     shell: Annotated[Shell | None, typer.Argument(help="The shell; yours, as SHELL has it, without.")] = None,
 ) -> None:
@@ -48,7 +41,7 @@ def completion(
         prog_name=PROGRAM, complete_var=VARIABLE, shell=chosen.value
     )
     emit(
-        {"shell": chosen.value, "place": _PLACES[chosen], "script": script},
+        {"shell": chosen.value, "script": script},
         lambda console: console.print(script, markup=False, soft_wrap=True),
     )
 

@@ -11,7 +11,7 @@ from tprog import SIZES, TritterError, count_parameters, named_size
 from tprog.jsonio import read_json
 from tprog.layout import CONFIG, PROGRESSIVE, newest
 
-from tritter_jax.cli.arguments import is_run_directory
+from tritter_jax.cli.arguments import has, is_run_directory
 from tritter_jax.cli.output import emit
 
 
@@ -85,7 +85,7 @@ def _runs(directory: Path) -> Iterable[Path]:
 
 def _models(directory: Path) -> Iterable[Path]:
     places = [directory, *sorted(directory.glob("*"))]
-    return (place for place in places if (place / CONFIG).is_file() and any(place.glob("*.safetensors")))
+    return (place for place in places if has(place, CONFIG) and any(place.glob("*.safetensors")))
 
 
 def _of_nothing() -> Guide:
