@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.packaging.environments import lowest, requirements
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
@@ -73,6 +75,12 @@ def test_every_extra_is_known_here_and_is_in_the_one_for_tests():
     assert extras.keys() - {"test", "tpu"} == EXTRAS.keys()
     (inside,) = re.findall(r"tritter-jax\[(.*)\]", " ".join(extras["test"]))
     assert set(inside.split(",")) >= EXTRAS.keys()
+
+
+def test_every_dependency_has_a_lower_bound_that_can_be_tried():
+    assert all(lowest(each) for each in requirements())
+    assert lowest("jax[tpu]>=0.10; sys_platform == 'linux'") == "jax==0.10"
+    assert lowest("jax") is None
 
 
 def test_the_citation_is_of_this_version():
