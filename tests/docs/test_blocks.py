@@ -9,27 +9,29 @@ import re
 import shutil
 from dataclasses import replace
 
+import jax
 import pytest
 import tprog.sizes
 from tprog.huggingface import export_directory
 from tprog.numpy import save
 
 from tests.cli.conftest import tritter  # noqa: F401
+from tests.conftest import optimized
 from tests.docs.blocks import Command, blocks, commands, pages
 from tests.hub.conftest import _server, hub  # noqa: F401
 from tests.tprog.files import random_arrays
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
 SIZES = {
-    "test": (32, 4, 4, 4, 64),
-    "125M": (96, 5, 12, 12, 192),
-    "3B": (40, 13, 20, 4, 108),
-    "7B": (64, 16, 32, 8, 172),
+    "test": (8, 2, 4, 4, 16),
+    "125M": (24, 3, 12, 12, 96),
+    "3B": (40, 3, 20, 4, 108),
+    "7B": (64, 4, 32, 8, 172),
 }
 """What the named sizes mean in these tests: heads and ratios are theirs, width and depth are not."""
 
 LONG = ("analyze", "eval", "fisher", "train")
-"""Sub-commands that train or measure."""
+"""Sub-commands that train or measure; what follows them is run in the slow tests."""
 
 NOT_RUN = {
     ".* gs://": "needs a bucket: tests/cli/test_bucket.py",
@@ -90,6 +92,28 @@ PAGES = sorted({block.page for block in BLOCKS if ran(block.page)})
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run_until_one_takes_long(page, reader):
     for command in itertools.takewhile(lambda command: command.words[1] not in LONG, ran(page)):
+        run(command, reader)
+
+
+@pytest.fixture
+def _as_users_have_it(monkeypatch):
+    """One device, and programs that are optimized: these run for longer than compiling takes."""
+    only = jax.devices()[:1]
+    monkeypatch.setattr(jax, "devices", lambda *_: only)
+    jax.config.update("jax_disable_most_optimizations", False)
+    jax.clear_caches()
+    yield
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+    jax.clear_caches()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_as_users_have_it")
+@pytest.mark.parametrize("page", PAGES)
+def test_all_commands_of_a_page_run_one_after_the_other(page, reader, tmp_path):
+    for block in (block for block in BLOCKS if block.page == page and block.language == "toml"):
+        (tmp_path / "run.toml").write_text(block.text)
+    for command in ran(page):
         run(command, reader)
 
 
