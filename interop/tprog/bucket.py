@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tprog.commit import new_directory, refuse_taken
+from tprog.disk import file_lengths
 from tprog.errors import FormatError, TritterError, UsageError
+from tprog.hub_files import part_of
 from tprog.layout import PROGRESSIVE
 from tprog.paths import safe_file
 from tprog.reader import is_checkpoint
@@ -30,6 +32,8 @@ class Moved:
 def upload(source: str | Path, url: str, *, overwrite: bool = False) -> Moved:
     """Put a `.tprog` into a bucket; it is verified first.
 
+    Nothing but a checkpoint is ever replaced there; what an interrupted upload left of this one is gone over.
+
     Args:
         source: the checkpoint's directory.
         url: the directory to make there, such as `gs://bucket/models/a.tprog`.
@@ -37,7 +41,8 @@ def upload(source: str | Path, url: str, *, overwrite: bool = False) -> Moved:
 
     Raises:
         FormatError: the source is not whole.
-        UsageError: it is no `.tprog`, the destination is taken, or the bucket cannot be reached or written.
+        UsageError: it is no `.tprog`, the destination is taken, is a whole bucket or holds something else, or the
+            bucket cannot be reached or written.
     """
     directory = Path(source).expanduser().resolve()
     if not (directory / PROGRESSIVE).is_file():
@@ -46,22 +51,23 @@ def upload(source: str | Path, url: str, *, overwrite: bool = False) -> Moved:
             remedy="Make one with `tritter import`.",
         )  # fmt: skip
     _require_whole(directory, directory)
-    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
-    names.remove(PROGRESSIVE)
+    lengths = file_lengths(directory)
+    names = [name for name in lengths if name != PROGRESSIVE]
     with _told(url):
         files, root = _open(url)
-        if files.exists(f"{root}/{PROGRESSIVE}"):
-            if not overwrite:
-                raise UsageError(
-                    url, expected="a place that is free", got="a checkpoint there already",
-                    remedy="Choose another, or pass --overwrite (overwrite=True).",
-                )  # fmt: skip
-            files.rm_file(f"{root}/{PROGRESSIVE}")
+        if "/" not in root.strip("/"):
+            raise UsageError(
+                url, expected="a directory in a bucket", got="the bucket itself",
+                remedy=f"Name one, such as {url.rstrip('/')}/{directory.name}.",
+            )  # fmt: skip
+        there = _listed(files, root)
+        _refuse_others(url, there, lengths, overwrite=overwrite)
+        # Once progressive.json is gone, nothing but the names on their way tells what is there from someone else's.
+        for name in sorted(there.keys() & {PROGRESSIVE}) + sorted(there.keys() - lengths.keys()):
+            files.rm_file(f"{root}/{name}")
         for name in [*names, PROGRESSIVE]:
             files.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
             files.put_file(str(directory / name), f"{root}/{name}")
-        for name in sorted(set(_listed(files, root)) - {*names, PROGRESSIVE}):  # of what was replaced
-            files.rm_file(f"{root}/{name}")
     return Moved(path=url, files=(*names, PROGRESSIVE))
 
 
@@ -109,11 +115,30 @@ def _open(url: str) -> tuple[Any, str]:
     return files, root.rstrip("/")
 
 
+def _refuse_others(url: str, there: dict[str, int], lengths: dict[str, int], *, overwrite: bool) -> None:
+    """Refuse a place with anything but a checkpoint, and one with a checkpoint that may not be replaced."""
+    whole = PROGRESSIVE in there
+    others = [name for name in sorted(there.keys() - lengths.keys()) if not whole or part_of(name) is None]
+    if others:
+        raise UsageError(
+            url, expected="a free place, or a .tprog", got=", ".join(others[:3]) + (", ..." if others[3:] else ""),
+            remedy="Choose another; where an upload of another checkpoint broke off, remove what it left.",
+        )  # fmt: skip
+    if not overwrite and (whole or not there.items() <= lengths.items()):
+        raise UsageError(
+            url, expected="a place that is free", got="a checkpoint there already" if whole else "a part of another",
+            remedy="Choose another, or pass --overwrite (overwrite=True).",
+        )  # fmt: skip
+
+
 def _listed(files: Any, root: str) -> dict[str, int]:
     """Length of every file under a directory, by its name in it."""
     files.invalidate_cache()
     found = files.find(root, detail=True)
-    return {name[len(root) :].lstrip("/"): int(entry["size"]) for name, entry in found.items()}
+    # A name that ends so is no file: consoles make one to show an empty directory.
+    return {
+        name[len(root) :].lstrip("/"): int(entry["size"]) for name, entry in found.items() if not name.endswith("/")
+    }
 
 
 def _require_whole(directory: Path, where: object) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tprog.card import merge_cards, model_card, plots_of, read_card
+from tprog.disk import file_lengths
 from tprog.errors import FormatError, UsageError
 from tprog.hub import HubId
 from tprog.hub_errors import library, told
@@ -77,9 +78,7 @@ def push(
             remedy="Log in with `hf auth login`, or set HF_TOKEN.",
         )  # fmt: skip
     _refuse_broken(checkpoint.path)
-    names = sorted(
-        path.relative_to(checkpoint.path).as_posix() for path in checkpoint.path.rglob("*") if path.is_file()
-    )
+    names = list(file_lengths(checkpoint.path))
     chosen = [name for name in names if part_of(name) in wanted]
     branch = target.revision or _MAIN
     with told(target):

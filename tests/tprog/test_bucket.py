@@ -76,6 +76,71 @@ def test_what_is_there_is_replaced_whole_and_only_if_asked(bucket, source, tmp_p
     assert_same_bits(tprog.numpy.load(download(URL, tmp_path / "b.tprog").path), random_arrays(CONFIG, seed=1))
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("url", "others"),
+    [
+        ("memory://bucket", {"thesis.txt": b"1", "models/precious.tprog/weights.safetensors": b"2"}),
+        ("memory://bucket", {}),
+        ("memory://bucket/", {}),
+        ("memory://bucket/models", {"precious.tprog/progressive.json": b"{}", "precious.tprog/config.json": b"{}"}),
+        ("memory://bucket/models", {"thesis.txt": b"1"}),
+        ("memory://bucket/llama", {"config.json": b"{}", "model.safetensors": b"2"}),
+        ("memory://bucket/project", {"training/text.jsonl": b"{}"}),
+    ],
+)
+def test_an_upload_erased_what_else_was_there(bucket, source, url, others, overwrite):
+    bucket.pipe({f"{url.removeprefix('memory:/').rstrip('/')}/{name}": data for name, data in others.items()})
+    before = {name: bucket.cat_file(name) for name in bucket.find("/bucket")}
+    assert len(before) == len(others)
+    with pytest.raises(UsageError, match=r"a free place, or a \.tprog|the bucket itself"):
+        upload(source, url, overwrite=overwrite)
+    assert {name: bucket.cat_file(name) for name in bucket.find("/bucket")} == before
+
+
+def test_beside_a_checkpoint_in_its_directory_nothing_is_erased_and_outside_it_neither(bucket, source, tmp_path):
+    upload(source, URL)
+    bucket.pipe({"/bucket/models/thesis.txt": b"1", "/bucket/models/a.tprog.old/weights.safetensors": b"2"})
+    upload(source, URL, overwrite=True)
+    assert bucket.cat_file("/bucket/models/thesis.txt") == b"1"
+    assert bucket.cat_file("/bucket/models/a.tprog.old/weights.safetensors") == b"2"
+    bucket.pipe_file("/bucket/models/a.tprog/notes/thesis.txt", b"3")
+    with pytest.raises(UsageError, match=r"got notes/thesis\.txt"):
+        upload(source, URL, overwrite=True)
+    assert bucket.cat_file("/bucket/models/a.tprog/notes/thesis.txt") == b"3"
+    bucket.rm_file("/bucket/models/a.tprog/notes/thesis.txt")
+    download(URL, tmp_path / "b.tprog")
+
+
+def test_a_part_of_another_checkpoint_is_not_replaced_unasked(bucket, source):
+    bucket.pipe_file("/bucket/models/a.tprog/config.json", b"{}")
+    with pytest.raises(UsageError, match=r"got a part of another.*--overwrite"):
+        upload(source, URL)
+    upload(source, URL, overwrite=True)
+
+
+def test_what_is_there_is_asked_anew_and_not_remembered(bucket, source, monkeypatch):
+    asked = []
+    for name in ("invalidate_cache", "find", "exists"):
+        method = getattr(MemoryFileSystem, name)
+        monkeypatch.setattr(
+            MemoryFileSystem, name,
+            lambda self, *args, name=name, method=method, **kw: (asked.append(name), method(self, *args, **kw))[1],
+        )  # fmt: skip
+    upload(source, URL)
+    assert asked[:2] == ["invalidate_cache", "find"]
+
+
+def test_an_object_that_stands_for_a_directory_is_no_file(bucket, source, tmp_path, monkeypatch):
+    find = MemoryFileSystem.find
+    monkeypatch.setattr(
+        MemoryFileSystem, "find",
+        lambda self, root, **options: find(self, root, **options) | {f"{root}/": {"size": 0}},
+    )  # fmt: skip
+    upload(source, URL)
+    download(URL, tmp_path / "b.tprog")
+
+
 def test_what_was_damaged_there_does_not_arrive(bucket, source, tmp_path):
     upload(source, URL)
     name = next(name for name in bucket.find("/bucket") if name.endswith(".safetensors"))
