@@ -100,6 +100,15 @@ def _scratch(use: str, height: int, width: int, dtype: np.dtype) -> np.ndarray:
     return held[:size].view(dtype).reshape(height, width)
 
 
+def _references(arrays: list[np.ndarray], place: int) -> int:
+    held = arrays[place]
+    return sys.getrefcount(held)
+
+
+_ALONE = _references([np.empty(0)], 0)
+"""What is counted for an array that only its list holds: versions of Python count the name and the call or do not."""
+
+
 class Recycled:
     """Memory for arrays, used again once nobody refers to the array it was handed out for.
 
@@ -130,10 +139,10 @@ class Recycled:
         return _aligned(self._free(nbytes + _ALIGNMENT), nbytes).view(dtype).reshape(shape)
 
     def _free(self, nbytes: int) -> np.ndarray:
-        for held in self._held:
-            # numpy lets every view refer to the array that owns the memory: here the list, this name and the call.
-            if held.nbytes >= nbytes and sys.getrefcount(held) == 3:
-                return held
+        for place in range(len(self._held)):
+            # numpy lets every view refer to the array that owns the memory.
+            if self._held[place].nbytes >= nbytes and _references(self._held, place) == _ALONE:
+                return self._held[place]
         self._held.append(np.empty(nbytes, np.uint8))
         return self._held[-1]
 

@@ -130,12 +130,17 @@ def restore_optimizer(checkpoint: Checkpoint, opt_state: Any, read: Restore, *, 
     step = int(stored.tensor(STEP)) if STEP in known else 0
     missing = [name for name in stored.names if name.startswith(f"{STEP}.")]
 
+    def look(slot: str, tree: Mapping[str, Any]) -> Any:
+        due = (table[".".join(path)] for path, leaf in flatten(tree).items() if not _masked(leaf))
+        names = (f"{slot}.{tensor.name}" for tensors in due for tensor in tensors)
+        missing.extend(name for name in names if name not in known)
+        return tree
+
     def moments(slot: str, tree: Mapping[str, Any]) -> Any:
         result = dict(flatten(tree))
         for path, leaf in result.items():
             if not _masked(leaf):
                 source = _slot(stored, slot, table[".".join(path)], np.dtype(leaf.dtype))
-                missing.extend(f"{slot}.{name}" for name in source.specs if f"{slot}.{name}" not in known)
                 result[path] = read(slot, source, specs[path], leaf)
         return nest(result)
 
@@ -146,7 +151,7 @@ def restore_optimizer(checkpoint: Checkpoint, opt_state: Any, read: Restore, *, 
             return jnp.asarray(step, leaf.dtype)
         return jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
 
-    result = _walk(opt_state, checkpoint.config, moments, other)
+    _walk(opt_state, checkpoint.config, look, lambda _, leaf: leaf)
     if missing and strict:
         raise ParameterError(
             "optimizer",
@@ -155,7 +160,7 @@ def restore_optimizer(checkpoint: Checkpoint, opt_state: Any, read: Restore, *, 
             remedy="Build the same optimizer, or pass strict=False to start those from zero:",
             findings=missing,
         )
-    return result
+    return _walk(opt_state, checkpoint.config, moments, other)
 
 
 def _slot(stored: TensorSet, slot: str, tensors: list[HFTensor], dtype: np.dtype) -> TensorSource:

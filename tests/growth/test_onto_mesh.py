@@ -16,7 +16,6 @@ from tprog.tree import flatten, nest
 from tests.support import random_params, same_values
 from tritter_jax.growth import grow, grow_optimizer, make_plan
 from tritter_jax.growth.onto_mesh import grow_onto, grow_optimizer_onto
-from tritter_jax.model import abstract_params
 from tritter_jax.sharding import MeshShape, make_mesh, param_shardings
 
 SMALL = ModelConfig(
@@ -104,8 +103,7 @@ def test_an_optimizers_state_is_what_growing_it_in_memory_gives(trained, mesh, m
     held, empty = [], flax_load.aligned_empty
     monkeypatch.setattr(flax_load, "aligned_empty", lambda shape, dtype: held.append(shape) or empty(shape, dtype))
     shardings = param_shardings(PLAN.target, mesh)
-    abstract = jax.eval_shape(ADAMW.init, abstract_params(PLAN.target))
-    grown = grow_optimizer_onto(source, PLAN, abstract, shardings, strategy=strategy)
+    grown = grow_optimizer_onto(source, PLAN, ADAMW, shardings, strategy=strategy)
     due = grow_optimizer(state, PLAN, ADAMW, strategy=strategy)
     assert same_values(grown[0].mu, due[0].mu)
     assert same_values(grown[0].nu, due[0].nu)
@@ -115,20 +113,28 @@ def test_an_optimizers_state_is_what_growing_it_in_memory_gives(trained, mesh, m
     assert max(map(np.prod, held)) <= max(np.prod(spec.shape) for spec in param_specs(SMALL)) // 4
 
 
-def test_a_state_that_cannot_be_moved_is_refused(trained, source, mesh):
-    shardings = param_shardings(PLAN.target, mesh)
-    abstract = jax.eval_shape(ADAMW.init, abstract_params(PLAN.target))
-    with pytest.raises(GrowthError, match=r"optimizer\.init"):
-        grow_optimizer_onto(trained[0], PLAN, abstract, shardings, strategy="reset")
+def test_a_state_of_another_optimizer_takes_what_it_has_in_common(trained, mesh):
+    source, state = trained
+    grown = grow_optimizer_onto(source, PLAN, optax.lion(1e-3), param_shardings(PLAN.target, mesh))
+    assert same_values(grown[0].mu, grow_optimizer(state, PLAN, ADAMW)[0].mu)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "strategy", "error", "message"),
+    [
+        (ADAMW, "reset", GrowthError, r"optimizer\.init"),
+        (optax.sgd(1e-3, momentum=0.9), "transport", ParameterError, "every moment"),
+        (optax.chain(optax.scale_by_adam(), optax.trace(0.9)), "transport", GrowthError, "which no growth maps"),
+    ],
+)
+def test_a_state_that_cannot_be_moved_is_refused_before_anything_is_read(
+    trained, mesh, monkeypatch, optimizer, strategy, error, message
+):
+    monkeypatch.setattr(flax_load, "aligned_empty", lambda *_: pytest.fail("read"))
+    with pytest.raises(error, match=message):
+        grow_optimizer_onto(trained[0], PLAN, optimizer, param_shardings(PLAN.target, mesh), strategy=strategy)
+
+
+def test_without_a_stored_state_there_is_nothing_to_grow(source, mesh):
     with pytest.raises(UsageError, match="part named optimizer"):
-        grow_optimizer_onto(source, PLAN, abstract, shardings)
-    other = jax.eval_shape(optax.lion(1e-3).init, abstract_params(PLAN.target))
-    assert grow_optimizer_onto(trained[0], PLAN, other, shardings)[0].mu.keys() == {
-        "embed",
-        "layers",
-        "lm_head",
-        "norm",
-    }
-    rms = jax.eval_shape(optax.sgd(1e-3, momentum=0.9).init, abstract_params(PLAN.target))
-    with pytest.raises(ParameterError, match="every moment"):
-        grow_optimizer_onto(trained[0], PLAN, rms, shardings)
+        grow_optimizer_onto(source, PLAN, ADAMW, param_shardings(PLAN.target, mesh))

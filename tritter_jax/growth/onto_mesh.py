@@ -2,21 +2,24 @@
 
 from typing import Any
 
-from tprog import GrowthError, ParameterError, ParamSpec
-from tprog.flax_load import load_parameter
+import jax
+from tprog import GrowthError, ParamSpec
+from tprog.flax_load import load_parameter, spread_over
 from tprog.flax_state import restore_optimizer
 from tprog.params import Path
 from tprog.reader import Checkpoint
 from tprog.source import TensorSource
-from tprog.tree import flatten, nest
+from tprog.tree import nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.growth.apply import Tree, grow_leaf
 from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.leaf import leaf_growth
 from tritter_jax.growth.moments import MOMENTS, moment_growth, slot_kinds, unknown_slots
+from tritter_jax.growth.optimizer import Optimizer, refuse_unknown
 from tritter_jax.growth.plan import Plan, choose
 from tritter_jax.growth.spread import Spread, check_divides, spread_of
+from tritter_jax.model import abstract_params
 
 
 def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, Any]:
@@ -46,14 +49,21 @@ def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, 
 
 
 def grow_optimizer_onto(
-    checkpoint: Checkpoint, plan: Plan, opt_state: Any, shardings: Tree, *, strategy: str = next(iter(MOMENTS))
+    checkpoint: Checkpoint,
+    plan: Plan,
+    optimizer: Optimizer,
+    shardings: Tree,
+    *,
+    strategy: str = next(iter(MOMENTS)),
 ) -> Any:
     """The grown optimizer's state on the devices, from the source's files, one moment after the other as `grow_onto`.
+
+    Moments keep the dtype that they are stored in. What is refused is refused before anything is read.
 
     Args:
         checkpoint: the source, open, with the state of an optimizer.
         plan: from `make_plan`, for the source's configuration.
-        opt_state: a state of the optimizer for the grown model, such as `jax.eval_shape(optimizer.init, params)`.
+        optimizer: the optimizer.
         shardings: those of the grown parameters; moments lie as they do.
         strategy: a key of `MOMENTS`; not `reset`, of which `optimizer.init` gives the state.
 
@@ -64,33 +74,27 @@ def grow_optimizer_onto(
         UsageError: the checkpoint has no optimizer state.
     """
     check_source(plan.source, checkpoint.config)
-    chosen, spread = choose("optimizer", strategy, MOMENTS), _spread(plan, shardings)
-    factors = chosen.factors
+    factors, spread = choose("optimizer", strategy, MOMENTS).factors, _spread(plan, shardings)
     if factors is None:
         raise GrowthError(
             f"optimizer {strategy}", expected="a strategy that moves what is stored", got="one that begins anew",
             remedy="Call `optimizer.init` on the grown parameters.",
         )  # fmt: skip
+    refuse_unknown(jax.eval_shape(optimizer.init, abstract_params(plan.source)), plan, optimizer)
     kinds = slot_kinds()
 
-    def read(slot: str, stored: TensorSource, old: ParamSpec, leaf: Any) -> Any:
+    def read(slot: str, stored: TensorSource, old: ParamSpec, _: Any) -> Any:
         if slot not in kinds:
             raise unknown_slots([slot])
-        x = load_parameter(stored, plan.source, old, dtype=leaf.dtype, sharding=spread[old.path].old_sharding)
+        x = load_parameter(stored, plan.source, old, sharding=spread[old.path].old_sharding)
         growth = moment_growth(plan, old, kinds[slot], factors)
         return grow_leaf(x, growth, spread[old.path], donate=True)
 
-    return restore_optimizer(checkpoint, opt_state, read)
+    return restore_optimizer(checkpoint, jax.eval_shape(optimizer.init, abstract_params(plan.target)), read)
 
 
 def _spread(plan: Plan, shardings: Tree) -> dict[Path, Spread]:
     """How every parameter lies on the mesh before and after."""
-    given = flatten(shardings)
-    missing = [new.name for _, new in plan.target_specs() if new.path not in given]
-    if missing:
-        raise ParameterError(
-            "shardings", expected="one for every grown parameter", got=f"{len(missing)} without",
-            remedy="Build the tree with `param_shardings(plan.target, mesh)`:", findings=missing,
-        )  # fmt: skip
+    given: dict[Path, Any] = dict(spread_over(shardings, plan.target))
     check_divides([(new, given[new.path]) for _, new in plan.target_specs()])
     return {old.path: spread_of(old.shape, given[new.path], given[new.path]) for old, new in plan.target_specs()}

@@ -62,9 +62,9 @@ def grow_optimizer(
         (2, 20, 48)
     """
     chosen = choose("optimizer", strategy, MOMENTS)
-    placed = _placed(opt_state, plan, optimizer)
     if chosen.factors is not None:
-        _refuse_unknown(opt_state, placed)
+        refuse_unknown(opt_state, plan, optimizer)
+    placed = _placed(opt_state, plan, optimizer)
     _check_shapes(placed)
     placed = jax.tree.map(lambda leaf: _spread(leaf, plan, shardings) if _fits(leaf) else leaf, placed)
 
@@ -169,13 +169,19 @@ def _is_state(node: Any) -> bool:
     return isinstance(node, tuple) and hasattr(node, "_fields")
 
 
-def _refuse_unknown(opt_state: Any, placed: Any) -> None:
+def refuse_unknown(opt_state: Any, plan: Plan, optimizer: Optimizer) -> None:
     """Refuse moments of which it is not known how they move.
+
+    Args:
+        opt_state: state of `optimizer` over the parameters of `plan.source`, or its abstract shapes.
+        plan: from `make_plan`.
+        optimizer: the optimizer.
 
     Raises:
         GrowthError: a field is not in `STATES`, or what it averages are no gradients.
+        ParameterError: the state is not of that optimizer.
     """
-    unknown = sorted({leaf.field for leaf in _moments(placed) if leaf.kind is None})
+    unknown = sorted({leaf.field for leaf in _moments(_placed(opt_state, plan, optimizer)) if leaf.kind is None})
     if unknown:
         raise GrowthError(
             f"optimizer state {unknown[0]}",

@@ -19,11 +19,11 @@ from tprog.weights import InFiles
 
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.growth.axis_map import AxisMap
-from tritter_jax.growth.fill import draw_key, fill_rows, fills_at_random, on_axis, spread_of, sum_of_squares
+from tritter_jax.growth.fill import deviation_of, draw_key, fill_rows, fills_at_random, on_axis, sum_of_squares
 from tritter_jax.growth.leaf import LeafGrowth, scaled, scaled_by_layer
 
-_BLOCK = 1 << 19
-"""Entries of a block: 1 MiB of bfloat16. The allocator gives larger ones back and asks for new pages each time."""
+_BLOCK = 1 << 20
+"""Bytes of a block. The allocator gives larger ones back and asks for new pages each time."""
 
 
 def entry_by_entry(growth: LeafGrowth) -> bool:
@@ -63,7 +63,7 @@ def grown_blocks(
     shape = tuple(len(maps[i]) if i in maps else size for i, size in enumerate(old.file_shape))
     gather = maps[0].gather if 0 in maps else np.arange(shape[0])
     per_row = int(np.prod(shape[1:]))
-    count = max(1, min(shape[0], _BLOCK // per_row))
+    count = max(1, min(shape[0], _BLOCK // (per_row * source.specs[origin].dtype.itemsize)))
     rows = _Rows(source, origin, old.file_shape)
     # The last block overlaps the one before it, so that all have one shape and are compiled once.
     starts = [(start, max(0, min(start, shape[0] - count))) for start in range(0, shape[0], count)]
@@ -71,17 +71,19 @@ def grown_blocks(
         for start, first in starts:
             yield rows.pick(gather[first : first + count])[start - first :].reshape(-1)
         return
-    spread = None
+    deviation = None
     if growth.quantity == "weight" and fills_at_random(maps):
         # Once more over the old entries, before any is drawn: the fresh ones have their spread.
+        squared = _squares(growth)
         squares = [
-            _squares(growth)(rows.pick(gather[first : first + count]), jnp.int32(first), jnp.int32(start - first))
+            np.asarray(squared(rows.pick(gather[first : first + count]), jnp.int32(first), jnp.int32(start - first)))
             for start, first in starts
         ]
-        spread = spread_of(jnp.sum(jnp.stack(squares)), shape, maps)
+        deviation = deviation_of(jnp.sum(jnp.asarray(squares)), shape, maps)
+    grow = _compiled(growth)
     for start, first in starts:
         x = rows.pick(gather[first : first + count])
-        y = np.asarray(_compiled(growth)(x, jnp.int32(layer), jnp.int32(first), spread))
+        y = np.asarray(grow(x, jnp.int32(layer), jnp.int32(first), deviation))
         yield y[start - first :].reshape(-1)
 
 
@@ -89,7 +91,7 @@ def grow_rows(
     x: Float[Array, "rows ..."],
     layer: Int[Array, ""],
     first: Int[Array, ""],
-    spread: Float[Array, ""] | None = None,
+    deviation: Float[Array, ""] | None = None,
     *,
     growth: LeafGrowth,
 ) -> Float[Array, "rows ..."]:
@@ -99,13 +101,13 @@ def grow_rows(
         x: the old rows that the new ones continue, already picked.
         layer: index in the grown stack.
         first: index of the first of the new rows.
-        spread: standard deviation of what is drawn, if anything is.
+        deviation: standard deviation of what is drawn, if anything is.
         growth: what to do with them.
     """
     wide = wide_dtype(x.dtype, growth.dtype or x.dtype)
     y, maps = _gathered(x, first, growth, wide)
-    if spread is not None:
-        y = fill_rows(y, maps, draw_key(growth.seed, growth.name, layer), spread, first)
+    if deviation is not None:
+        y = fill_rows(y, maps, draw_key(growth.seed, growth.name, layer), deviation, first)
     return scaled_by_layer(y, growth, layer, wide).astype(growth.dtype or x.dtype)
 
 

@@ -26,8 +26,8 @@ GrowLayer = Callable[..., Any]
 def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
     """The grown model as Hugging Face tensors, each computed when it is asked for.
 
-    Bit for bit what `grow` gives on the whole tree, but for the last bit of what is drawn: its spread is a sum whose
-    order the compiler chooses.
+    Bit for bit what `grow` gives on the whole tree, but for what is drawn: its spread is a sum whose order the
+    compiler chooses (`tritter_jax.growth.fill.deviation_of`).
 
     Args:
         checkpoint: the source, open.
