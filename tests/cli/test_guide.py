@@ -1,6 +1,7 @@
 """`tritter` alone shows what lies here and what can be done with it next."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -76,3 +77,26 @@ def test_a_directory_that_may_not_be_looked_into_is_passed_over(shown, tmp_path,
 
     monkeypatch.setattr(Path, "stat", refuse)
     assert "tritter demo" in shown()
+
+
+@pytest.mark.parametrize("name", ["a.tprog", "poet"])
+def test_a_checkpoint_of_any_name_was_called_a_model_to_import(shown, tritter, config_file, name):
+    assert tritter("init", "--config", config_file(), "--out", "a-test-0.tprog").code == 0
+    Path("a-test-0.tprog").rename(name)
+    assert f"tritter info {name}" in shown()
+    assert not any("import" in command for command in shown())
+
+
+def test_the_newest_is_shown(shown, tritter, config_file):
+    for name in ("new", "old-test-0", "older"):
+        assert tritter("init", "--config", config_file(), "--out", f"{name}.tprog").code == 0
+        os.utime(f"{name}.tprog", (1, {"new": 300, "old-test-0": 200, "older": 100}[name]))
+    assert "tritter info new.tprog" in shown()
+    for name, when in (("a", 100), ("b", 300), ("c", 200)):
+        path = Path("models", name)
+        path.mkdir(parents=True)
+        (path / "config.json").write_text("{}")
+        (path / "model.safetensors").touch()
+        os.utime(path, (1, when))
+    os.chdir("models")
+    assert "tritter info b" in shown()

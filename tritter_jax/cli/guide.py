@@ -1,7 +1,7 @@
 """What `tritter` alone shows: what lies here, and the commands that come next."""
 
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from tprog import SIZES, TritterError, count_parameters, named_size
 from tprog.jsonio import read_json
-from tprog.layout import CONFIG, PROGRESSIVE, newest
+from tprog.layout import CONFIG, PROGRESSIVE
 
 from tritter_jax.cli.arguments import has, is_run_directory
 from tritter_jax.cli.output import emit
@@ -39,26 +39,24 @@ class Guide:
 
 
 def guide(directory: Path = Path()) -> Guide:
-    """Look at a directory for a run, a checkpoint or a model, the newest of each kind, and say what comes next.
+    """Look at a directory for what was changed last of its runs and checkpoints, and say what comes next.
+
+    Models of other makers count where there is neither.
 
     Example:
         >>> import tempfile
         >>> [step.command for step in guide(Path(tempfile.mkdtemp())).steps][0]
         'tritter demo'
     """
-    found: list[tuple[float, Path, Callable[[Path], Guide]]] = []
-    for path in _runs(directory):
-        found.append((path.stat().st_mtime, path, _of_run))
-    try:
-        path = newest(directory=directory)
-        found.append((path.stat().st_mtime, path, _of_checkpoint))
-    except TritterError:
-        pass
-    if not found:
-        found += [(0.0, path, _of_model) for path in _models(directory)]
+    places = [directory, *sorted(path for path in directory.glob("*") if not path.name.startswith("."))]
+    found: list[tuple[Path, Callable[[Path], Guide]]] = [
+        (path, _of_run) for path in [*places, *directory.glob("runs/*")] if is_run_directory(path)
+    ]
+    found += [(path, _of_checkpoint) for path in places if _is_checkpoint(path)]
+    found = found or [(path, _of_model) for path in places if _is_model(path)]
     if not found:
         return _of_nothing()
-    _, path, describe = max(found, key=lambda each: each[0])
+    path, describe = max(found, key=lambda each: each[0].stat().st_mtime_ns)
     return describe(path)
 
 
@@ -78,14 +76,13 @@ def show_guide() -> None:
     emit({"found": found.found, "path": path, "next": steps}, render)
 
 
-def _runs(directory: Path) -> Iterable[Path]:
-    places = [directory, *directory.glob("*"), *directory.glob("runs/*")]
-    return (place for place in places if is_run_directory(place))
+def _is_checkpoint(path: Path) -> bool:
+    """Whether it is a checkpoint, or is called one: what is wrong with it then is for `tritter verify` to say."""
+    return has(path, PROGRESSIVE) or (path.suffix == ".tprog" and path.is_dir())
 
 
-def _models(directory: Path) -> Iterable[Path]:
-    places = [directory, *sorted(directory.glob("*"))]
-    return (place for place in places if has(place, CONFIG) and any(place.glob("*.safetensors")))
+def _is_model(path: Path) -> bool:
+    return has(path, CONFIG) and any(path.glob("*.safetensors"))
 
 
 def _of_nothing() -> Guide:
