@@ -148,6 +148,16 @@ def test_what_goes_between_slices_by_way_of_the_hosts_is_counted(slices, receive
     assert cost.bytes == pytest.approx(512, abs=16)  # read once, and once written
 
 
+@pytest.mark.parametrize(
+    ("said", "kind", "received", "unknown"),
+    [("ONE_TO_ONE", "collective-permute", 256, 0), ("ONE_TO_ALL", "one-to-all", 256, 1)],
+)
+def test_a_transfer_of_a_kind_that_is_not_in_the_table_was_a_traceback(said, kind, received, unknown):
+    cost = program_cost(Program.parse(SLICES.replace("ALL_REDUCE", said)), slice_devices=8, slices=4)
+    (one,) = cost.collectives.values()
+    assert (one.kind, one.across, one.received, cost.unknown) == (kind, True, received, unknown)
+
+
 def test_products_written_as_convolutions_count_only_terms_that_are_computed():
     def flops(line: str) -> float:
         text = f"ENTRY %main (a: f32[1], b: f32[1]) -> f32[1] {{\n{line}\n}}"

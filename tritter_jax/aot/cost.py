@@ -22,6 +22,8 @@ _RECEIVED: dict[str, Callable[[float, int], float]] = {
 """Bytes that a device receives, by kind: from its operands' size and the number of devices, around a ring."""
 _BETWEEN_SLICES = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 """What the compiler says of a collective's part between slices, which it writes as a transfer by way of the host."""
+_ONE_TO_ONE = "one-to-one"
+"""What the compiler calls a permutation there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +51,11 @@ class Collective:
 
 @dataclass
 class Cost:
-    """Totals for a device; `unknown` is the number of loops whose trips are not known, each of which counts once."""
+    """Totals for a device.
+
+    `unknown` is the number of loops whose trips are not known, each of which counts once, and of transfers between
+    slices of a kind that is not known, each of which counts what is sent.
+    """
 
     flops: float = 0
     bytes: float = 0
@@ -97,6 +103,7 @@ def program_cost(program: Program, *, slice_devices: int, slices: int = 1) -> Co
                 elif one.opcode == "send" and (between := _BETWEEN_SLICES.search(one.attributes)):
                     found = _between_slices(one, between, where, slices)
                     total.collectives[found.channel] = found
+                    total.unknown += found.kind not in _RECEIVED
                 elif kind in _RECEIVED:
                     # The TPU compiler writes a sum of which each device keeps a part as a fusion of that name.
                     kind = "reduce-scatter" if name.startswith("all-reduce-scatter") else kind
@@ -109,9 +116,10 @@ def program_cost(program: Program, *, slice_devices: int, slices: int = 1) -> Co
 
 def _between_slices(one: Instruction, said: re.Match[str], where: Computation, slices: int) -> Collective:
     kind, operand = said[1].lower().replace("_", "-"), where[one.operands[0]]
+    kind = "collective-permute" if kind == _ONE_TO_ONE else kind
     return Collective(
         kind=kind,
-        received=_RECEIVED[kind](operand.nbytes, slices),
+        received=_RECEIVED.get(kind, lambda size, _: size)(operand.nbytes, slices),
         result=max(array.elements for array in operand.arrays),
         across=True,
         channel=f"{kind} {one.name} between slices",

@@ -150,4 +150,4 @@ def print_check(console: Console, one: "Check") -> None:
     for gathered in one.whole:
         console.print(f"  WHOLE PARAMETER gathered outside the layers' loop: {gathered}", markup=False)
     if one.cost is not None and one.cost.unknown:
-        console.print(f"  {one.cost.unknown} loops of unknown length were counted once")
+        console.print(f"  {one.cost.unknown} loops of unknown length, or transfers of unknown kind, counted once")
