@@ -186,6 +186,29 @@ def test_init_needs_one_of_size_and_config(tritter, config_file):
     assert "--size or --config" in tritter("init", "--size", "test", "--config", config_file()).error
 
 
+@pytest.mark.parametrize(
+    ("words", "where", "said"),
+    [
+        (("--json", "expand", "--nope"), "tritter expand", "--nope"),
+        (("expand", "--nope", "--json"), "tritter expand", "--nope"),
+        (("--json", "expnd"), "tritter", "expnd"),
+        (("tpu", "check", "--json", "--topology"), "tritter tpu check", "--topology"),
+    ],
+)
+def test_wrong_usage_left_a_program_without_its_document(tritter, words, where, said):
+    outcome = tritter(*words)
+    assert outcome.code == 2
+    assert outcome.json["error"]["where"].endswith(where)
+    assert said in outcome.json["error"]["got"]
+    assert "Usage" in outcome.err
+    plain = tritter(*(word for word in words if word != "--json"))
+    assert (plain.code, plain.out) == (2, "")
+
+
+def test_what_looks_like_the_code_of_an_emoji_is_shown_as_it_is(tritter):
+    assert "x:smile:y" in tritter("info", "./x:smile:y").error
+
+
 def test_a_config_that_is_not_json_is_named(tritter, tmp_path):
     (tmp_path / "broken.json").write_text("{nonsense")
     assert "broken.json" in tritter("init", "--config", "broken.json").error

@@ -63,6 +63,12 @@ def test_scripts_of_the_other_shells_ask_what_is_answered(program, shell):
         run(found, "-n", "-c", script)
 
 
+def test_the_help_says_what_zsh_needs_besides(tritter):
+    said = " ".join(tritter("completion", "--help").out.replace("│", " ").split())
+    assert "mkdir -p" in said
+    assert "fpath=(~/.zfunc $fpath)" in said
+
+
 def test_the_shell_at_hand_is_taken_where_none_is_named(tritter, monkeypatch):
     monkeypatch.setenv("SHELL", "/usr/bin/fish")
     assert tritter("completion", "--json").json["shell"] == "fish"

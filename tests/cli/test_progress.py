@@ -56,3 +56,34 @@ def test_on_a_terminal_there_is_a_bar_with_bytes_and_time_left():
     assert re.search(r"growing .*\d+\.\d/1\.0 GB", text)
     assert re.search(r"\d:\d\d:\d\d", text)
     assert "% of" not in text
+
+
+def test_a_stage_that_ends_while_it_is_told_was_an_error_in_the_timers_thread():
+    class Ending(Stages):
+        """One whose stage ends right after it was seen to run."""
+
+        def __getattribute__(self, name):
+            found = super().__getattribute__(name)
+            if name == "_running":
+                self._running = None
+            return found
+
+    console = Console(file=io.StringIO(), width=100)
+    stage = Ending(console, patience=60.0)
+    stage.unseen("waiting")
+    stage._say()
+    stage.stop()
+    assert console.file.getvalue() == "waiting ...\n"
+
+
+def test_on_a_terminal_names_are_shown_as_they_are():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None, emoji=False)
+    stage = Stages(console, patience=0.0)
+    for name in ("a:smile:b [c]", "d:smile:e [f]"):
+        stage(name)
+        if name.startswith("d"):
+            stage.advance(5, 10, "steps", ":smile: [g]")
+    stage.finish()
+    text = console.file.getvalue()
+    assert "a:smile:b [c] ..." in text
+    assert re.search(r"d:smile:e \[f\] .*:smile: \[g\]", text)

@@ -28,6 +28,9 @@ def completion(
 ) -> None:
     """Print a script that completes sub-commands, options, sizes and strategies; it takes effect in the next shell.
 
+    The script's directory must be there: `mkdir -p` makes it. For zsh it must also be in fpath: put the line
+    `fpath=(~/.zfunc $fpath)` into ~/.zshrc, before the one that runs compinit.
+
     Examples:
         tritter completion bash > ~/.local/share/bash-completion/completions/tritter
         tritter completion zsh > ~/.zfunc/_tritter

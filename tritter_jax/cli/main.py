@@ -36,7 +36,7 @@ from tritter_jax.cli import (
     train,
     verify,
 )
-from tritter_jax.cli.output import Manner, errors, manner, print_error
+from tritter_jax.cli.output import Manner, errors, manner, print_document_of, print_error
 from tritter_jax.cli.registry import Function, Json, Quiet, Verbose, choose_manner, command, new_app
 
 COMMANDS: dict[str, dict[str, Function]] = {
@@ -138,6 +138,15 @@ def _told(error: TritterError) -> int:
     return _UNKEPT if isinstance(error, VerificationError) else 1
 
 
+def _told_usage(stop: SystemExit) -> None:
+    """Wrong usage, which typer has explained to a person, told to a program as well where one asks."""
+    error: Any = stop.__context__
+    if hasattr(error, "format_message") and (manner.get().json or "--json" in sys.argv):
+        where = error.ctx.command_path if getattr(error, "ctx", None) else completion.PROGRAM
+        expected, remedy = "what its --help lists", f"See `{where} --help`."
+        print_document_of(UsageError(where, expected=expected, got=error.format_message(), remedy=remedy))
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one paragraph and a non-zero exit code, never a traceback."""
     # The accelerator's own start-up messages are not what the user asked for.
@@ -164,4 +173,5 @@ def main() -> None:
     except SystemExit as stop:
         if stop.code in (130, 143):
             errors().print("interrupted; nothing half-written is left", style="red")
+        _told_usage(stop)
         raise

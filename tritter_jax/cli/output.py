@@ -49,7 +49,7 @@ def errors() -> Console:
 def _console(stream: Any, *, quiet: bool = False) -> Console:
     """Off a terminal nothing is wrapped: a file or a pipe has no width."""
     wide = None if stream.isatty() else 160
-    return Console(file=stream, highlight=False, soft_wrap=wide is not None, width=wide, quiet=quiet)
+    return Console(file=stream, highlight=False, emoji=False, soft_wrap=wide is not None, width=wide, quiet=quiet)
 
 
 def emit(result: Mapping[str, Any], render: Callable[[Console], None]) -> None:
@@ -64,10 +64,15 @@ def _document(content: Mapping[str, Any]) -> None:
     sys.stdout.write(json.dumps(content, indent=2) + "\n")
 
 
+def print_document_of(error: TritterError) -> None:
+    """An error for a program, on standard output."""
+    _document({"error": error.to_json()})
+
+
 def print_error(error: TritterError) -> None:
     """An error as one paragraph, its findings below it; for a program also as JSON on standard output."""
     if manner.get().json:
-        _document({"error": error.to_json()})
+        print_document_of(error)
     console = errors()
     message, *findings = str(error).split("\n")
     console.print(f"[bold red]error:[/bold red] {_escape(message)}")

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from tritter_jax.cli.output import err, human_bytes
 
@@ -40,7 +41,7 @@ class Stages:
         self.finish()
         self._begin(name)
         if self._console.is_terminal:
-            self._status.update(f"{name} ...")
+            self._status.update(Text(f"{name} ..."))
             self._status.start()
         else:
             self._wait()
@@ -120,9 +121,10 @@ class Stages:
         self._timer.start()
 
     def _say(self) -> None:
-        if self._running is not None:
+        running = self._running  # which another thread may set to None at any time
+        if running is not None:
             self._unseen = False
-            self._console.print(f"{self._running[0]} ...", style="dim", markup=False)
+            self._console.print(f"{running[0]} ...", style="dim", markup=False)
 
     def _tell(self, name: str, since: float, done: int, total: int, unit: str, note: str) -> None:
         """A line for each tenth and each minute, as long as they do not come too fast."""
@@ -142,9 +144,9 @@ def _bar(console: Console, unit: str) -> Any:
     from rich import progress
 
     size = (progress.DownloadColumn(), progress.TransferSpeedColumn())
-    count = (progress.MofNCompleteColumn(), progress.TextColumn(f"{unit}  {{task.fields[note]}}"))
+    count = (progress.MofNCompleteColumn(), progress.TextColumn(f"{unit}  {{task.fields[note]}}", markup=False))
     return progress.Progress(
-        progress.TextColumn("{task.description}"),
+        progress.TextColumn("{task.description}", markup=False),
         progress.BarColumn(),
         *(size if unit == "bytes" else count),
         progress.TimeRemainingColumn(),
