@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -167,11 +168,10 @@ class InAdvance:
         return tuple(self._names)
 
     def __iter__(self) -> Generator[tuple[str, np.ndarray]]:
-        # The thread ends before its generator is closed, which cannot be while it runs; Ctrl-C may come at any line.
-        with closing(self._all()) as pieces, ThreadPoolExecutor(1, "tensors") as pool:
-            due = pool.submit(next, pieces, None)
+        with closing(_Elsewhere(self._all())) as pieces, ThreadPoolExecutor(1, "tensors") as pool:
+            due = pool.submit(pieces.next)
             while (found := due.result()) is not None:
-                due = pool.submit(next, pieces, None)
+                due = pool.submit(pieces.next)
                 yield found
                 del found
 
@@ -179,6 +179,27 @@ class InAdvance:
         while self._names:
             name = self._names.popleft()
             yield from ((name, piece) for piece in pieces_of(self._source, name))
+
+
+class _Elsewhere:
+    """A generator that runs in another thread, and is closed when it does not run.
+
+    That the thread has ended is not enough to wait for: Ctrl-C may come before its pool knows of it.
+    """
+
+    def __init__(self, generator: Generator[tuple[str, np.ndarray]]) -> None:
+        self._generator = generator
+        self._running = threading.Lock()
+
+    def next(self) -> tuple[str, np.ndarray] | None:
+        """What it gives next; None when it has ended or was closed."""
+        with self._running:
+            return next(self._generator, None)
+
+    def close(self) -> None:
+        """Close it, once it has given what it is about to."""
+        with self._running:
+            self._generator.close()
 
 
 class _Pull:
