@@ -55,6 +55,11 @@ class LeafGrowth:
         return {axis: along for axis, along in enumerate(along_axes) if along is not None}
 
     @property
+    def in_file(self) -> dict[int, AxisMap]:
+        """`inner`, by the axes' places in the file, in the order of the table."""
+        return {self.places[axis]: along for axis, along in self.inner.items()}
+
+    @property
     def layer_map(self) -> AxisMap | None:
         """The map of the stack, where there is one."""
         return self.maps[0] if self.stacked else None

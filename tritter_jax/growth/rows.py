@@ -58,8 +58,7 @@ def grown_blocks(
         growth: what to do with it; must be `entry_by_entry`.
         layer: index in the grown stack; 0 outside it.
     """
-    places = old.file_order
-    maps = {places[axis]: along for axis, along in growth.inner.items()}
+    maps = growth.in_file
     shape = tuple(len(maps[i]) if i in maps else size for i, size in enumerate(old.file_shape))
     gather = maps[0].gather if 0 in maps else np.arange(shape[0])
     per_row = int(np.prod(shape[1:]))
@@ -115,7 +114,7 @@ def _gathered(
     x: Float[Array, "rows ..."], first: Int[Array, ""], growth: LeafGrowth, wide: jnp.dtype
 ) -> tuple[Float[Array, "rows ..."], dict[int, AxisMap]]:
     # In the order of the table, not of the file: products in another order round differently.
-    maps = {growth.places[axis]: along for axis, along in growth.inner.items()}
+    maps = growth.in_file
     for place, along in maps.items():
         if place:
             x = jnp.take(x, along.gather, axis=place)
