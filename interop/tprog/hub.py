@@ -15,9 +15,10 @@ from tprog.disk import file_lengths
 from tprog.errors import FormatError, UsageError
 from tprog.hub_errors import is_offline, library, told
 from tprog.hub_files import Listing, check_parts, trimmed
-from tprog.layout import CONFIG, INDEX, PROGRESSIVE
+from tprog.layout import CONFIG, INDEX, PROGRESSIVE, TOKENIZER, TOKENIZER_FILES
 from tprog.reader import is_checkpoint
 from tprog.schema import read_progressive, write_progressive
+from tprog.tokenizer import tokenizer_files
 from tprog.verify import verify
 from tprog.weights import read_index
 
@@ -93,11 +94,36 @@ def fetch(source: str | HubId, *, parts: Iterable[str] | None = None) -> Path:
         names = _choose(hub, source, listing, wanted)
         new = [name for name in names if not (snapshot / name).exists()]
         hub.snapshot_download(source.repository, revision=listing.commit, allow_patterns=names)
-    bad = [name for name in new if not listing.files[name].matches(snapshot / name)]
-    for name in bad:
-        (snapshot / name).resolve().unlink(missing_ok=True)
-        (snapshot / name).unlink(missing_ok=True)
-    _refuse_bad(source, [f"{name} is not what the Hub lists" for name in bad])
+    _check_cached(source, snapshot, listing, new)
+    return snapshot
+
+
+def fetch_tokenizer(source: str | HubId) -> Path:
+    """The directory in huggingface_hub's cache with nothing but the files of a tokenizer fetched, and checked.
+
+    The repository may hold a model or nothing else. Without a network it is what the cache has.
+
+    Raises:
+        UsageError: as for `fetch`, or it holds no tokenizer.
+        FormatError: what arrived is not what is listed.
+    """
+    source = HubId.of(source)
+    hub = library()
+    names = [*TOKENIZER_FILES, *(f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES)]
+    with told(source):
+        snapshot = Path(hub.snapshot_download(source.repository, revision=source.revision, allow_patterns=names))
+        try:
+            listing = Listing.of(hub.HfApi(), source.repository, snapshot.name)
+        except Exception as error:
+            if not is_offline(error):
+                raise
+        else:
+            _check_cached(source, snapshot, listing, [name for name in names if name in listing.files])
+    if not tokenizer_files(snapshot):
+        raise UsageError(
+            source, expected="a repository that holds a tokenizer, or a network to fetch it", got="no tokenizer.json",
+            remedy="Check its name and revision, and the network.",
+        )  # fmt: skip
     return snapshot
 
 
@@ -184,6 +210,15 @@ def pull(
             entry.rename(temporary / entry.name)
         staging.rmdir()
     return Pulled(path=path, commit=listing.commit, files=tuple(names))
+
+
+def _check_cached(source: HubId, snapshot: Path, listing: Listing, names: Iterable[str]) -> None:
+    """Hold what arrived in the cache against the Hub's listing; what is not as listed does not stay there."""
+    bad = [name for name in names if not listing.files[name].matches(snapshot / name)]
+    for name in bad:
+        (snapshot / name).resolve().unlink(missing_ok=True)
+        (snapshot / name).unlink(missing_ok=True)
+    _refuse_bad(source, [f"{name} is not what the Hub lists" for name in bad])
 
 
 def _choose(hub: Any, source: HubId, listing: Listing, wanted: frozenset[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Which directory a source means: a path, a named size for the newest checkpoint of it, or a model of the Hub."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ def hub_source(text: str) -> "HubId | None":
     from tprog.hub import HubId
 
     source = HubId.parse(text)
-    if source is None or source.repository.endswith(".tprog") or Path(text.partition("/")[0]).exists():
+    if source is None or source.repository.endswith((".tprog", ".json")) or Path(text.partition("/")[0]).exists():
         return None
     return source
 
@@ -64,19 +64,54 @@ def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
     Raises:
         UsageError: there is none of these.
     """
+
+    def fetched(source: "HubId") -> Path:
+        from tprog.hub import fetch
+
+        return fetch(source, parts=parts)
+
+    found = _find(text, fetched)
+    if found is None:
+        raise UsageError(
+            text,
+            expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
+            got="none of these",
+            remedy="Check the path; `tritter sizes` lists the sizes.",
+        )
+    return found
+
+
+def tokenizer_path(text: str) -> Path:
+    """Where the tokenizer lies that a text means: a file or a directory here, or what `source_path` finds; of a model
+    of the Hub nothing but its tokenizer is fetched.
+
+    Raises:
+        UsageError: there is none of these.
+    """
+
+    def fetched(source: "HubId") -> Path:
+        from tprog.hub import fetch_tokenizer
+
+        return fetch_tokenizer(source)
+
+    found = _find(text, fetched)
+    if found is None:
+        raise UsageError(
+            text,
+            expected="bytes, a tokenizer.json, a directory that holds one, or org/name on the Hub",
+            got="none of these",
+            remedy="Check the path, or train one with `tritter tokenizer train`.",
+        )
+    return found
+
+
+def _find(text: str, fetched: Callable[["HubId"], Path]) -> Path | None:
     path = user_path(text)
     if path.exists():
         return path
     if is_size(text):
         return newest(text)
-    if (source := hub_source(text)) is not None:
-        from tprog.hub import fetch
-
-        with perhaps_a_directory(text):
-            return fetch(source, parts=parts)
-    raise UsageError(
-        text,
-        expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
-        got="none of these",
-        remedy="Check the path; `tritter sizes` lists the sizes.",
-    )
+    if (source := hub_source(text)) is None:
+        return None
+    with perhaps_a_directory(text):
+        return fetched(source)

@@ -1,6 +1,8 @@
 """What is pushed is what is pulled: all of it, or the parts asked for, in one commit, and nothing else."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -12,6 +14,7 @@ from tprog.reader import open_checkpoint
 from tprog.verify import verify
 
 from tests.tprog.files import assert_same_bits, random_arrays, small_config
+from tritter_jax.data import byte_tokenizer, train_bpe
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.setup import choose_model
 
@@ -200,6 +203,70 @@ def test_a_run_goes_on_from_a_model_of_the_hub(hub, plain, tmp_path, monkeypatch
     (tmp_path / "org" / "model").mkdir(parents=True)
     with pytest.raises(FormatError, match=r"config\.json"):
         choose_model(settings)  # a directory here goes before the Hub
+
+
+@pytest.fixture
+def words(hub, tmp_path):
+    """A tokenizer that learned a few words, alone on the hub and beside a model's weights."""
+    tokenizer = train_bpe(["low lower lowest slow slower"] * 2, 262)
+    files = {path.name: path.read_bytes() for path in tokenizer.save(tmp_path / "saved").iterdir()}
+    weights = {"config.json": b"{}", "model.safetensors": b"x", "vocab.bin": b"x"}
+    hub.create("org/words", files)
+    hub.create("org/model", files | weights)
+    hub.create("org/ours", {f"tokenizer/{name}": data for name, data in files.items()} | weights)
+    hub.create("org/none", weights)
+    return tokenizer
+
+
+def tokenizer_of(name: str):
+    """The tokenizer that a run takes for what its configuration names."""
+    return choose_model(RunConfig.parse({}, ["model.size=test", f"data.tokenizer={name}"]))[1]
+
+
+@pytest.mark.parametrize("name", ["org/words", "org/model@main"])
+def test_a_run_takes_a_tokenizer_of_the_hub_and_nothing_else_of_its_repository(hub, words, name, monkeypatch):
+    assert tokenizer_of(name).digest == words.digest != byte_tokenizer().digest
+    assert {Path(path).name for path in hub.asked("HEAD", "/resolve/")} == set(hub.repositories["org/words"].files())
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert tokenizer_of(name).digest == words.digest
+
+
+def test_a_tokenizer_is_found_in_the_folder_of_a_checkpoint(hub, words):
+    assert tokenizer_of("org/ours").digest == words.digest
+
+
+def test_a_directory_goes_before_a_tokenizer_of_the_hub(hub, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    byte_tokenizer().save(tmp_path / "org" / "words")
+    assert tokenizer_of("org/words").digest == byte_tokenizer().digest
+    assert not hub.requests
+
+
+def test_a_tokenizer_that_arrives_changed_is_refused_and_fetched_anew(hub, words):
+    hub.fail("GET", "/cdn/|tokenizer.json", flip=True)
+    with pytest.raises(FormatError, match=r"tokenizer\.json is not what the Hub lists"):
+        tokenizer_of("org/words")
+    assert tokenizer_of("org/words").digest == words.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("org/other", "a directory here, or a repository on the Hub, got a missing repository"),
+        ("org/words@v9", "a branch, tag or commit of that name"),
+        ("org/none", "a repository that holds a tokenizer"),
+        ("mine/tokenizer.json", r"bytes, a tokenizer\.json, a directory"),
+    ],
+)
+def test_a_tokenizer_that_is_nowhere_is_told_in_a_paragraph(hub, words, tritter, name, said):
+    words = ("train", "--set", "model.size=test", "--data", "builtin:prose", "--set", f"data.tokenizer={name}")
+    assert re.search(said, " ".join(tritter(*words).error.split()))
+
+
+def test_without_a_network_a_tokenizer_is_told_to_need_one(hub, words, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UsageError, match="nothing in the cache, and no network"):
+        tokenizer_of("org/words")
 
 
 def test_pull_names_its_directory_after_the_repository(hub, tritter, checkpoint, plain):

@@ -1,6 +1,8 @@
 """Readers of other projects take a .tprog as it is, in one file and sharded, and give the same tensors.
 
 `compatibility.py` beside this file asks older releases of transformers the same, in environments of their own.
+Nothing is loaded with `strict`: accelerate 1.2 and huggingface_hub 1.31 hold each of several files against the whole
+model with it. A tensor that is missing keeps other values than the file's, and is found by comparing.
 """
 
 import accelerate
@@ -27,7 +29,7 @@ def by_transformers(path):
 
 def by_accelerate(path):
     model = torch_model(CONFIG, seed=1, dtype=torch.bfloat16)
-    accelerate.load_checkpoint_in_model(model, str(path), strict=True)
+    accelerate.load_checkpoint_in_model(model, str(path))
     return model.state_dict()
 
 
@@ -41,7 +43,7 @@ def by_accelerate_dispatched(path):
 
 def by_the_hub(path):
     model = torch_model(CONFIG, seed=1, dtype=torch.bfloat16)
-    result = huggingface_hub.load_torch_model(model, path, strict=True)
+    result = huggingface_hub.load_torch_model(model, path, strict=False)
     assert not result.missing_keys
     assert not result.unexpected_keys
     return model.state_dict()

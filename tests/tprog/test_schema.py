@@ -174,9 +174,16 @@ def test_with_fields_checks_and_writes_our_own_fields():
         progressive.with_fields(training_progress={"steps": -1})
 
 
+def plain(schema):
+    """The same without `additionalProperties: true`, which says nothing; pydantic 2.10 leaves some out."""
+    if isinstance(schema, dict):
+        return {name: plain(at) for name, at in schema.items() if name != "additionalProperties" or at is not True}
+    return [plain(at) for at in schema] if isinstance(schema, list) else schema
+
+
 def test_the_exported_json_schema_is_current():
     stored = json.loads((Path(tprog.schema.__file__).parents[1] / "progressive.schema.json").read_text())
-    assert stored == json_schema(), "run `python -m tprog.schema > interop/progressive.schema.json`"
+    assert plain(stored) == plain(json_schema()), "run `python -m tprog.schema > interop/progressive.schema.json`"
 
 
 def test_the_json_schema_says_what_the_models_say():

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from tprog import UsageError
-from tprog.locate import source_path
+from tprog.locate import source_path, tokenizer_path
 
 from tritter_jax.train.toml import override, toml_value
 
@@ -49,7 +49,10 @@ class ModelSection(_Section):
 
 
 class DataSection(_Section):
-    """What it is trained on: one or several of what `--data` takes, and the share of it that is held out."""
+    """What it is trained on: one or several of what `--data` takes, and the share of it that is held out.
+
+    `tokenizer` is `bytes`, a tokenizer.json, a directory that holds one, or `org/name` on the Hub.
+    """
 
     train: str | Annotated[list[str], Field(min_length=1)] = "builtin:prose"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
@@ -228,6 +231,15 @@ class RunConfig(_Section):
             UsageError: there is none of these, or the Hub does not give it.
         """
         return self.path(text) if text.startswith(IN_RUN) else source_path(text)
+
+    def tokenizer(self) -> Path:
+        """Where the tokenizer that `data.tokenizer` names lies, where it is not the bytes.
+
+        Raises:
+            UsageError: there is none, or the Hub does not give it.
+        """
+        text = self.data.tokenizer
+        return self.path(text) if text.startswith(IN_RUN) else tokenizer_path(text)
 
     @property
     def directory(self) -> Path:

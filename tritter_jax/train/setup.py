@@ -195,9 +195,8 @@ def _past(settings: RunConfig, origin: Checkpoint | None) -> Checkpoint | Start 
 
 
 def _tokenizer(settings: RunConfig, origin: Checkpoint | None) -> Tokenizer:
-    name = settings.data.tokenizer
-    if name not in ("bytes", BYTES):
-        return load_tokenizer(settings.path(name))
+    if settings.data.tokenizer not in ("bytes", BYTES):
+        return load_tokenizer(settings.tokenizer())
     return load_tokenizer(origin.path) if origin is not None and origin.tokenizer_files else byte_tokenizer()
 
 
