@@ -21,6 +21,7 @@ from typer.main import get_command
 
 import tritter_jax
 import tritter_jax.aot
+from tests.packaging.environments import requirements
 from tritter_jax.cli import progress
 from tritter_jax.cli.main import app
 from tritter_jax.cli.output import Manner, manner
@@ -84,7 +85,7 @@ ELSEWHERE = {
     "pull": "tests/hub/test_transfer.py",
     "push": "tests/hub/test_transfer.py",
     "tpu check": "below",
-    "tpu plan": "only with the TPU's compiler, for minutes",
+    "tpu plan": "tests/cli/test_tpu.py",
 }
 """Where those are run with --json that need more than a directory."""
 WRONG = {
@@ -192,15 +193,21 @@ for words in {all!r}:
         main()
     except SystemExit as stop:
         assert not stop.code, words
-print([name for name in ("jax", "torch", "numpy", "huggingface_hub") if name in sys.modules])
+print(*sys.modules)
 """
+HELP_NEEDS = {"typer", "rich", "pydantic"}
+"""Dependencies that help is made with; typer brings pydantic."""
 
 
-def test_no_help_waits_for_a_framework():
+def test_no_help_waits_for_more_than_the_command_line():
     words = [["--help"], ["--version"], *([*name.split(), "--help"] for name in COMMANDS)]
     code = HELP.format(all=words)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert {name for name in loaded if re.match(r"tritter_jax\.(?!cli\b)", name)} == set()
+    assert not loaded & {f"tprog.{name}" for name in ("schema", "reader", "verify", "weights", "hub", "card")}
+    names = {re.split(r"[^\w.-]", each)[0].replace("-", "_") for each in requirements()} | {"orbax"}
+    assert names & loaded <= HELP_NEEDS
 
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*?(?<![0-9])(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?![0-9])[0-9;]*m")

@@ -47,7 +47,9 @@ def test_without_the_compiler_the_extra_is_named(tritter, tmp_path, monkeypatch)
     assert "pip install 'tritter-jax[tpu]'" in tritter("tpu", "check", "run.toml").error
 
 
-def test_a_plan_compiles_as_many_as_asked_and_writes_the_best_of_them(tritter, tmp_path, monkeypatch):
+@pytest.fixture
+def compiled(monkeypatch):
+    """Names of what a plan had compiled, of which the first does not fit; nothing is compiled in earnest."""
     compiled = []
 
     def check(settings, name, **_):
@@ -57,11 +59,21 @@ def test_a_plan_compiles_as_many_as_asked_and_writes_the_best_of_them(tritter, t
         fits = len(compiled) != 1
         return Check(
             name=name, settings=settings, topology=topology, config=config, needed=1 << 30,
-            memory={} if fits else None, cost=Cost(flops=1e12, bytes=1e9 * len(compiled)) if fits else None,
+            memory=dict.fromkeys(("arguments", "temporaries", "outputs", "code"), 1 << 28) if fits else None,
+            cost=Cost(flops=1e12, bytes=1e9 * len(compiled)) if fits else None,
         )  # fmt: skip
 
     monkeypatch.setattr(plan, "check", check)
-    said = tritter("tpu", "plan", "--size", "7B", "--topology", "v5e:4x8", "--compiled", "2", "--json").json
+    return compiled
+
+
+PLAN = ("tpu", "plan", "--size", "7B", "--topology", "v5e:4x8", "--compiled", "2")
+
+
+def test_a_plan_compiles_as_many_as_asked_and_writes_the_best_of_them(tritter, tmp_path, compiled):
+    outcome = tritter(*PLAN, "--json", "--quiet")
+    said = outcome.json
+    assert (outcome.code, outcome.err) == (0, "")
     assert [one["name"] for one in said["tried"]] == compiled
     assert [one["fits"] for one in said["tried"]] == [False, True, True]
     assert said["best"]["name"] == compiled[1]
@@ -69,6 +81,15 @@ def test_a_plan_compiles_as_many_as_asked_and_writes_the_best_of_them(tritter, t
     mesh = written.mesh
     assert f"data {mesh.data} fsdp {mesh.fsdp} tensor {mesh.tensor} batch {written.data.batch_size}" in compiled[1]
     assert written.machine.topology == "v5e:4x8"
+
+
+def test_a_plan_is_a_table_for_a_person(tritter, compiled):
+    outcome = tritter(*PLAN)
+    rows = outcome.out.splitlines()
+    said = [next(row for row in rows if row.startswith(f" {name} ")).rstrip() for name in compiled]
+    assert said[0].endswith(" does not fit")
+    assert [row.endswith(" best") for row in said] == [False, True, False]
+    assert (outcome.code, rows[-1]) == (0, "wrote 7b-v5e-4x8.toml")
 
 
 def test_a_plan_overwrites_nothing(tritter, tmp_path):

@@ -98,7 +98,7 @@ def table(*columns: str, title: str | None = None, numbers: tuple[int, ...] = ()
     return result
 
 
-def human_bytes(count: int) -> str:
+def human_bytes(count: float) -> str:
     """A number of bytes in decimal units.
 
     Example:
