@@ -17,6 +17,7 @@ from tprog.errors import FormatError, UsageError
 from tprog.gguf_tokenizer import Vocabulary, read_vocabulary
 from tprog.hf_names import HFTensor, hf_tensors
 from tprog.params import ParamSpec
+from tprog.paths import model_name
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.sizes import size_label
 from tprog.wavelengths import inverse_wavelengths
@@ -179,7 +180,7 @@ class _File:
         config, gguf = self.checkpoint.config, self.gguf
         types = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
         writer.add_type(gguf.GGUFType.MODEL)
-        writer.add_name(self.checkpoint.path.name.removesuffix(".tprog"))
+        writer.add_name(model_name(self.checkpoint.path).removesuffix(".tprog"))
         writer.add_size_label(size_label(config))
         writer.add_file_type(gguf.LlamaFileType[types[self.chosen]])
         writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

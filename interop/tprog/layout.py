@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tprog.errors import UsageError
-from tprog.paths import hub_repository
+from tprog.paths import model_name
 
 CONFIG = "config.json"
 PROGRESSIVE = "progressive.json"
@@ -110,8 +110,7 @@ def default_name(source: str | Path, size: str, step: int) -> str:
         ('poet-7B-1000.tprog', 'llama.hf-7B-0.tprog')
     """
     path = Path(source)
-    repository = hub_repository(path)
-    name = path.name if repository is None else repository.rpartition("/")[2]
+    name = model_name(path).rpartition("/")[2]
     parts = CheckpointName.parse(name)
     model = parts.model if parts else name.removesuffix(".tprog") or "model"
     return str(CheckpointName(model=model, size=size, step=step))

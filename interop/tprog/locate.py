@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tprog.errors import UsageError
 from tprog.layout import newest
-from tprog.sizes import SIZES
+from tprog.sizes import SIZES, nearest_size
 
 if TYPE_CHECKING:
     from tprog.hub import HubId
@@ -76,7 +76,7 @@ def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
             text,
             expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
             got="none of these",
-            remedy="Check the path; `tritter sizes` lists the sizes.",
+            remedy=f"{nearest_size(text)}Check the path; `tritter sizes` lists the sizes.",
         )
     return found
 

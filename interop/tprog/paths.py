@@ -56,6 +56,16 @@ def hub_repository(directory: Path) -> str | None:
     return None if model is None else "/".join(model.name.split("--")[1:])
 
 
+def model_name(directory: Path) -> str:
+    """What a model's directory is called: `org/name` for one of the Hub.
+
+    Example:
+        >>> model_name(Path("/cache/models--org--name/snapshots/0f1e")), model_name(Path("runs/poet.tprog"))
+        ('org/name', 'poet.tprog')
+    """
+    return hub_repository(directory) or directory.name
+
+
 def _cached_model(directory: Path) -> Path | None:
     model = directory.parent.parent
     return model if directory.parent.name == "snapshots" and model.name.startswith("models--") else None

@@ -25,6 +25,18 @@ SIZES: dict[str, tuple[int, int, int, int, int]] = {
 """Hidden size, layers, query heads, key and value heads, feed-forward size, by name."""
 
 
+def nearest_size(name: str, *, cutoff: float = 0.5) -> str:
+    """A question after the size that a word may have meant; empty where none is near.
+
+    Example:
+        >>> nearest_size("3C"), nearest_size("runs/3C.tprog")
+        ('Did you mean 3B? ', '')
+    """
+    lower = {size.lower(): size for size in SIZES}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
+    return f"Did you mean {lower[near[0]]}? " if near else ""
+
+
 def named_size(name: str) -> ModelConfig:
     """The configuration of a named size.
 
@@ -37,13 +49,11 @@ def named_size(name: str) -> ModelConfig:
     """
     key = next((known for known in SIZES if known.lower() == name.lower()), None)
     if key is None:
-        near = difflib.get_close_matches(name.upper(), SIZES, n=1, cutoff=0.3)
-        hint = f"Did you mean {near[0]}? " if near else ""
         raise ConfigError(
             "size",
             expected=f"one of {', '.join(SIZES)}",
             got=repr(name),
-            remedy=f"{hint}`tritter sizes` lists them.",
+            remedy=f"{nearest_size(name, cutoff=0.3)}`tritter sizes` lists them.",
         )
     hidden, layers, heads, kv_heads, mlp = SIZES[key]
     return ModelConfig(

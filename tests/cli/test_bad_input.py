@@ -78,6 +78,8 @@ def test_a_target_that_exists_is_left_alone(tritter, small, config_file):
 
 def test_an_unknown_size_is_answered_with_the_nearest(tritter):
     assert "Did you mean 7B?" in tritter("plan", "--from", "3B", "--to", "7C").error
+    assert "Did you mean 3B?" in tritter("plan", "--from", "3C", "--to", "7B").error
+    assert "Did you mean" not in tritter("plan", "--from", "poet.tprog", "--to", "7B").error
 
 
 def test_a_regrouping_without_room_is_answered_with_the_nearest_that_works(tritter):

@@ -15,6 +15,7 @@ from tprog.errors import FormatError, UsageError
 from tprog.hub_push import push
 from tprog.numpy import save
 from tprog.reader import open_checkpoint
+from tprog.verify import verify
 
 from tests.cli.conftest import LARGER, config_file, small  # noqa: F401
 from tests.tprog.files import random_arrays, small_config
@@ -113,6 +114,31 @@ def test_pictures_are_shown_and_pushed(hub, poet):
     files = hub.repositories["org/poet"].files()
     assert "plots/loss.png" in files
     assert "![plots/loss.png](plots/loss.png)" in files["README.md"].decode()
+
+
+def test_losses_and_layers_are_drawn_on_the_card(hub, poet, tritter, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    lines = [{"step": step, "loss": 5 - step / 10, "held_out_loss": 5.0} for step in (10, 20)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert tritter("card", poet).code == 0
+    assert not (poet / "plots").exists()
+    assert "plots/" not in (poet / "README.md").read_text()
+    record = {
+        "loss": 2.0, "loss_when_skipped": [2.5, 2.1], "block_influence": [0.2, 0.1],
+        "residual_norms": [1.0, 2.0, 3.0], "expendable_layers": [1], "data": "text",
+    }  # fmt: skip
+    amend(poet, layer_analysis=record)
+    assert tritter("push", poet, "org/poet", "--metrics", run).code == 0
+    files = hub.repositories["org/poet"].files()
+    for name in ("plots/tritter-layers.png", "plots/tritter-loss.png"):
+        assert files[name].startswith(b"\x89PNG")
+        assert f"![{name}]({name})" in files["README.md"].decode()
+    assert verify(poet).ok
+    (poet / "plots" / "tritter-layers.png").write_bytes(b"old")
+    amend(poet, layer_analysis=record | {"block_influence": [0.2]})  # of another model
+    assert tritter("card", poet).code == 0
+    assert (poet / "plots" / "tritter-layers.png").read_bytes() == b"old"
 
 
 def test_writing_again_changes_nothing(poet):

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import gguf
 import pytest
 from huggingface_hub import constants
 from tprog.errors import FormatError, UsageError
@@ -158,6 +159,13 @@ def test_commands_take_models_of_the_hub(hub, tritter, checkpoint, tmp_path):
     assert made.progressive.base_model == "org/poet"
     assert tritter("push", made.path, "org/deeper").code == 0
     assert "base_model: org/poet\n" in hub.repositories["org/deeper"].files()["README.md"].decode()
+
+
+def test_a_gguf_file_is_named_after_the_repository(hub, tritter, plain, tmp_path):
+    hub.create("org/model", {path.name: path.read_bytes() for path in plain.iterdir() if "token" not in path.name})
+    outcome = tritter("export", "org/model", "--gguf", "a.gguf")
+    assert outcome.code == 0, outcome.err
+    assert gguf.GGUFReader(tmp_path / "a.gguf").fields["general.name"].contents() == "org/model"
 
 
 def test_a_plan_reads_no_weights(hub, tritter, checkpoint, tmp_path):

@@ -14,7 +14,7 @@ from tritter_jax.cli.output import emit
 BaseModel = Annotated[str | None, typer.Option(help="The model of the Hub that it was made from: org/name.")]
 License = Annotated[str | None, typer.Option("--license", help="Its licence, where known, such as apache-2.0.")]
 Metrics = Annotated[
-    Path | None, typer.Option(help="A run's directory or metrics.jsonl, for the card's table of losses.")
+    Path | None, typer.Option(help="A run's directory or metrics.jsonl, for the card's table and picture of losses.")
 ]
 
 
@@ -24,7 +24,8 @@ def card(
     license_: License = None,
     metrics: Metrics = None,
 ) -> None:
-    """Write README.md into a checkpoint: what it is, how it grew, how to load it; with the pictures in plots/.
+    """Write README.md into a checkpoint: what it is, how it grew, how to load it; with the pictures in plots/, where
+    those of its loss (with --metrics) and of its layers (once analysed) are drawn.
 
     A card that is there is brought up to date: what stands outside the markers stays, and so does a section between
     them that you edited.
@@ -32,8 +33,13 @@ def card(
     Example: tritter card tritter-7B-0.tprog --license apache-2.0
     """
     from tprog.card import write_card
+    from tprog.reader import open_checkpoint
 
-    path, edited = write_card(own_path(source), base_model=base_model, license=license_, metrics=metrics_of(metrics))
+    from tritter_jax.report.pictures import draw_pictures
+
+    checkpoint, lines = open_checkpoint(own_path(source)), metrics_of(metrics)
+    draw_pictures(checkpoint, lines)
+    path, edited = write_card(checkpoint, base_model=base_model, license=license_, metrics=lines)
 
     def render(console: Console) -> None:
         console.print(str(path), markup=False)

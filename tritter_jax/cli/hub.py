@@ -57,6 +57,9 @@ def push(
     from tprog.bucket import upload
     from tprog.disk import is_url
     from tprog.hub_push import push as run
+    from tprog.reader import open_checkpoint
+
+    from tritter_jax.report.pictures import draw_pictures
 
     directory = own_path(source)
     err().print(f"checking {directory}", style="dim", markup=False)
@@ -64,8 +67,10 @@ def push(
         _refuse_hubs(private, parts, message, card, base_model, license_, metrics)
         _tell_moved(upload(directory, repository, overwrite=overwrite))
         return
+    checkpoint, lines = open_checkpoint(directory), metrics_of(metrics)
+    draw_pictures(checkpoint, lines)
     done = run(
-        directory,
+        checkpoint,
         repository,
         private=private,
         parts=_listed(parts),
@@ -73,7 +78,7 @@ def push(
         card=card.value if card else None,
         base_model=base_model,
         license=license_,
-        metrics=metrics_of(metrics),
+        metrics=lines,
     )
     result: dict[str, Any] = {
         "url": done.url,

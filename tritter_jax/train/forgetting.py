@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tprog import UsageError
+from tprog.paths import model_name
 from tprog.reader import Checkpoint
 
 from tritter_jax.continual.metrics import TaskLosses
@@ -53,7 +54,7 @@ def compare(
     def score(model: Checkpoint) -> list[Evaluation]:
         found = []
         for name in data:
-            stage(f"scoring {name} with {model.path.name}")
+            stage(f"scoring {name} with {model_name(model.path)}")
             found.append(evaluate(model, name, **options))
         return found
 
