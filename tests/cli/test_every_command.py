@@ -5,6 +5,7 @@ A new command fails here until it has a line in `RIGHT` and, where it cannot be 
 
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -24,7 +25,7 @@ import tritter_jax.aot
 from tests.packaging.environments import requirements
 from tritter_jax.cli import progress
 from tritter_jax.cli.main import app
-from tritter_jax.cli.output import Manner, manner
+from tritter_jax.cli.output import Manner, emit, manner
 from tritter_jax.cli.registry import command, described, new_app
 
 ROOT = get_command(app)
@@ -121,6 +122,18 @@ def test_json_is_one_document_and_quiet_is_nothing_else(work, name):
     assert outcome.code == 0, outcome.err
     assert isinstance(json.loads(outcome.out), dict)
     assert outcome.err == ""
+
+
+def test_json_has_null_for_what_it_has_no_number_for(work, capsys):
+    arguments = ("train", *RIGHT["train"], "--set", "training.steps=2", "--set", "data.sequence_length=16")
+    assert json.loads(work(*arguments, "--json").out)["loss"] > 0
+    again = work(*arguments, "--json")
+    assert (again.code, json.loads(again.out)["loss"], json.loads(again.out)["step"]) == (0, None, 2)
+    assert "nothing was left to do: it stands at step 2" in work(*arguments).out
+    before = manner.set(Manner(json=True))
+    emit({"loss": [math.nan, (math.inf, 1.5)]}, lambda _: None)
+    manner.reset(before)
+    assert json.loads(capsys.readouterr().out) == {"loss": [None, [None, 1.5]]}
 
 
 def test_json_of_a_compiled_configuration(tritter, tmp_path, monkeypatch):

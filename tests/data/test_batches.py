@@ -264,7 +264,7 @@ def test_a_view_of_everything_can_be_evaluated(token_file):
 
 def test_evaluation_of_nothing_is_refused(tmp_path):
     file = tokenize(corpus_of("one", "two"), byte_tokenizer(), held_out=0, cache=tmp_path)
-    with pytest.raises(UsageError, match="expected held-out documents, got none"):
+    with pytest.raises(UsageError, match=r"expected held-out documents, got none\. Give more text"):
         eval_batches(file, batch_size=4, sequence_length=S)
 
 

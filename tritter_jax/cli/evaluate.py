@@ -105,7 +105,7 @@ def eval_(
         {
             "data": found.data,
             "loss": found.loss,
-            "perplexity": found.perplexity if found.perplexity < float("inf") else None,
+            "perplexity": found.perplexity,
             "bits_per_byte": found.bits_per_byte,
             "tokens": found.tokens,
         }

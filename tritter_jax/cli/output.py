@@ -1,6 +1,7 @@
 """What the command line prints: results on standard output, progress and errors on standard error."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -61,7 +62,16 @@ def emit(result: Mapping[str, Any], render: Callable[[Console], None]) -> None:
 
 
 def _document(content: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(content, indent=2) + "\n")
+    sys.stdout.write(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what JSON has no number for: NaN and infinities."""
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_document_of(error: TritterError) -> None:

@@ -88,7 +88,12 @@ def train(
         if done.stopped:
             console.print(f"stopped early: {done.stopped}")
         held_out = "" if done.held_out_loss is None else f", held out {done.held_out_loss:.4f}"
-        console.print(f"step {done.step}: loss {done.loss:.4f}{held_out}, {done.tokens_seen:,} tokens seen")
+        steps = settings.training.steps
+        if done.loss is None and not done.stopped:
+            console.print(f"nothing was left to do: it stands at step {done.step}, and training.steps is {steps}")
+        else:
+            loss = "" if done.loss is None else f"loss {done.loss:.4f}{held_out}, "
+            console.print(f"step {done.step}: {loss}{done.tokens_seen:,} tokens seen")
         console.print(f"wrote {done.checkpoint}", markup=False)
 
     emit(result, render)

@@ -186,7 +186,8 @@ def eval_batches(
     _check(view, batch_size, sequence_length, process_index, process_count, vocab_size)
     if not len(view):
         raise UsageError(
-            "--data", expected="held-out documents", got="none", remedy="Hold out a share of them when tokenising.",
+            "--data", expected="held-out documents", got="none",
+            remedy="Give more text, hold out a larger share of it (data.held_out of a run), or score all (--all).",
         )  # fmt: skip
     return EvalBatches(InOrder(view, batch_size, sequence_length, process_index, process_count), view)
 

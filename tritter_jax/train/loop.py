@@ -46,7 +46,7 @@ class Finished:
 
     Args:
         step: number of steps taken.
-        loss: mean training loss of the last logged steps, nats a token.
+        loss: mean training loss of the last logged steps, nats a token; None where no step was left to take.
         held_out_loss: the last held-out loss, or None.
         best_loss: the lowest held-out loss, or None.
         tokens_seen: number of tokens trained on.
@@ -56,7 +56,7 @@ class Finished:
     """
 
     step: int
-    loss: float
+    loss: float | None
     held_out_loss: float | None
     best_loss: float | None
     tokens_seen: int
@@ -132,7 +132,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         )
     return Finished(
         step=int(state.step),
-        loss=float(np.mean([float(loss) for loss in course.losses])) if course.losses else math.nan,
+        loss=float(np.mean([float(loss) for loss in course.losses])) if course.losses else None,
         held_out_loss=course.held_out_loss,
         best_loss=course.best_loss,
         tokens_seen=course.tokens_seen,
