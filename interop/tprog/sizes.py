@@ -25,13 +25,19 @@ SIZES: dict[str, tuple[int, int, int, int, int]] = {
 """Hidden size, layers, query heads, key and value heads, feed-forward size, by name."""
 
 
-def nearest_size(name: str, *, cutoff: float = 0.5) -> str:
+def nearest_size(name: str, *, cutoff: float | None = None) -> str:
     """A question after the size that a word may have meant; empty where none is near.
 
+    Args:
+        name: the word.
+        cutoff: how near a size must be, from 0 to 1; most of the word's letters where None.
+
     Example:
-        >>> nearest_size("3C"), nearest_size("runs/3C.tprog")
-        ('Did you mean 3B? ', '')
+        >>> nearest_size("3C"), nearest_size("1.7M"), nearest_size("runs/3C.tprog")
+        ('Did you mean 3B? ', '', '')
     """
+    if cutoff is None:
+        cutoff = 0.5 if len(name) <= 2 else 0.6
     lower = {size.lower(): size for size in SIZES}
     near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=cutoff)
     return f"Did you mean {lower[near[0]]}? " if near else ""
