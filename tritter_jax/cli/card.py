@@ -38,14 +38,16 @@ def card(
     from tritter_jax.report.pictures import draw_pictures
 
     checkpoint, lines = open_checkpoint(own_path(source)), metrics_of(metrics)
-    draw_pictures(checkpoint, lines)
+    pictures = draw_pictures(checkpoint, lines)
     path, edited = write_card(checkpoint, base_model=base_model, license=license_, metrics=lines)
 
     def render(console: Console) -> None:
-        console.print(str(path), markup=False)
+        for written in (path, *pictures):
+            console.print(str(written), markup=False)
         tell_edited(console, edited)
 
-    emit({"path": str(path), "edited_sections": list(edited)}, render)
+    result = {"path": str(path), "edited_sections": list(edited), "drawn": [str(each) for each in pictures]}
+    emit(result, render)
 
 
 def metrics_of(path: Path | None) -> list[dict[str, Any]]:
