@@ -93,6 +93,7 @@ WRONG = {
     "train": ("--config", "nowhere.toml"),
     "demo": ("--out", "small.json"),
     "init": ("--size", "7C"),
+    "recommend": ("nowhere",),
     "completion": (),
 }
 """Arguments that are a mistake, where nonsense for everything that is required is none."""

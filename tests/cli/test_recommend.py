@@ -101,6 +101,18 @@ def test_when_gives_a_step_with_its_uncertainty_and_stores_nothing(tritter, run)
     assert "a run that has written none yet" in tritter("recommend", directory).error
 
 
+def test_without_a_path_it_is_what_was_changed_last_here(tritter, run, monkeypatch, tmp_path):
+    directory, checkpoint = run
+    named = tritter("recommend", directory, "--when", "--json").json
+    monkeypatch.chdir(directory)
+    outcome = tritter("recommend", "--when", "--json")
+    assert (outcome.code, outcome.json) == (0, named)
+    assert str(directory.resolve()) in outcome.err or str(checkpoint.resolve()) in outcome.err
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert "a checkpoint or a run in this directory" in tritter("recommend", "--when").error
+
+
 def test_wrong_questions_are_told_in_a_paragraph(tritter, run, config_file):
     directory, checkpoint = run
     assert "expected a larger size" in tritter("recommend", checkpoint, "--to", config_file()).error

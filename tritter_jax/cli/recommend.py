@@ -1,5 +1,6 @@
 """tritter recommend: what to grow into next, when, and why."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,7 +9,8 @@ from tprog import UsageError
 
 from tritter_jax.cli import completion
 from tritter_jax.cli.arguments import own_path, target_for
-from tritter_jax.cli.output import emit, ranges
+from tritter_jax.cli.guide import guide
+from tritter_jax.cli.output import emit, err, ranges
 
 if TYPE_CHECKING:
     from tritter_jax.analysis import Advice, History
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
 
 def recommend(
     path: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="A checkpoint, a run directory, or a size: the newest one here.", autocompletion=completion.sources
+            help="A checkpoint, a run directory, or a size: the newest one here; without it, what was changed last "
+            "here of runs and checkpoints.",
+            autocompletion=completion.sources,
         ),
-    ],
+    ] = None,
     target: Annotated[
         str | None, typer.Option("--to", help="A named size or a config.json; one is chosen without it.")
     ] = None,
@@ -47,13 +51,13 @@ def recommend(
     from tritter_jax.analysis import advise, this_machine
     from tritter_jax.train.subject import open_subject
 
-    subject = open_subject(own_path(path))
+    subject = open_subject(_newest() if path is None else own_path(path))
     goal = None if target is None else target_for(subject.config, target, None)
     history, missing = _history(subject, required=when)
     if not when:
         if subject.checkpoint is None:
             raise UsageError(
-                path, expected="a checkpoint to store the advice in", got="a run that has written none yet",
+                subject.run, expected="a checkpoint to store the advice in", got="a run that has written none yet",
                 remedy="Ask with --when, or wait for its first.",
             )  # fmt: skip
         require_amendable(subject.checkpoint.path)
@@ -73,6 +77,22 @@ def recommend(
         amend(subject.checkpoint.path, recommended_expansion=advice.record)
         result["recommended_expansion"] = advice.record.to_json()
     emit(result, lambda console: _render(console, advice, result, history, missing, when))
+
+
+def _newest() -> Path:
+    """What `tritter` alone would go on with.
+
+    Raises:
+        UsageError: there is nothing here.
+    """
+    path = guide().path
+    if path is None:
+        raise UsageError(
+            Path().resolve(), expected="a checkpoint or a run in this directory", got="none",
+            remedy="Name one: tritter recommend PATH.",
+        )  # fmt: skip
+    err().print(f"looking at {path.resolve()}", style="dim", markup=False)
+    return path
 
 
 def _history(subject: "Subject", *, required: bool) -> tuple["History | None", str | None]:
