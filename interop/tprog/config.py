@@ -88,7 +88,7 @@ class ModelConfig:
         rope_theta: base of the rotary embedding's wavelengths.
         rope_scaling: stretching of those wavelengths, or None.
         norm_eps: the epsilon inside every RMSNorm.
-        tie_embeddings: whether the output layer is the transposed embedding.
+        tie_embeddings: whether the output layer is the embedding itself.
         attention_bias: bias on query, key, value and output projections (llama, qwen3, bitnet).
         mlp_bias: bias on the three feed-forward projections (llama).
         sliding_window: number of positions a query looks back, itself included; None for all (mistral).

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from tprog.blockcopy import Recycled
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.flax_host import layer_on_host, processes
@@ -78,11 +77,10 @@ def to_tensors(params: Mapping[str, Any], config: ModelConfig) -> LazyTensors:
     specs = {
         name: TensorSpec(numpy_dtype(leaves[tensor.spec.path].dtype), tensor.shape) for name, tensor in table.items()
     }
-    memory = Recycled()
 
     def make(name: str) -> np.ndarray:
         tensor = table[name]
-        return memory.contiguous(tensor.spec.to_hf(layer_on_host(leaves[tensor.spec.path], tensor.layer)))
+        return tensor.spec.to_hf(layer_on_host(leaves[tensor.spec.path], tensor.layer))
 
     return LazyTensors(specs, make)
 

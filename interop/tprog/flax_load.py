@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from tprog.blockcopy import aligned_empty, copy_into, run_all
+from tprog.buffers import aligned_empty, copy_into, run_all
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError, ParameterError, UsageError
@@ -101,13 +101,11 @@ def _copies(place: np.ndarray, source: TensorSource, tensor: HFTensor, index: In
         return [lambda: copy_into(place, tensor.spec.from_hf(source.tensor(tensor.name))[index])]
     read = source.file_of(tensor.name).read
     view = tensor.spec.from_hf(source.tensor(tensor.name))[index]
-    if place.ndim != 2 or place.nbytes <= _PIECE:
+    if place.nbytes <= _PIECE:
         return [partial(copy_into, place, view, read)]
-    longest = int(np.argmax(place.shape))
-    step = -(-place.shape[longest] * _PIECE // place.nbytes)
-    pieces = [slice(start, start + step) for start in range(0, place.shape[longest], step)]
-    cuts = [(slice(None),) * longest + (piece,) for piece in pieces]
-    return [partial(copy_into, place[cut], view[cut], read) for cut in cuts]
+    step = -(-len(place) * _PIECE // place.nbytes)
+    pieces = [slice(start, start + step) for start in range(0, len(place), step)]
+    return [partial(copy_into, place[piece], view[piece], read) for piece in pieces]
 
 
 def _once(read: Callable[[Index], np.ndarray]) -> Callable[[Index | None], np.ndarray]:

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tprog.blockcopy import Recycled
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError, UsageError
@@ -68,10 +67,8 @@ def optimizer_tensors(opt_state: Any, config: ModelConfig) -> LazyTensors:
             )  # fmt: skip
         specs[name], makers[name] = TensorSpec(numpy_dtype(dtype), shape), make
 
-    memory = Recycled()
-
     def host(leaf: Any, tensor: HFTensor) -> np.ndarray:
-        return memory.contiguous(tensor.spec.to_hf(layer_on_host(leaf, tensor.layer)))
+        return tensor.spec.to_hf(layer_on_host(leaf, tensor.layer))
 
     def moments(slot: str, tree: Mapping[str, Any]) -> Any:
         for path, leaf in flatten(tree).items():

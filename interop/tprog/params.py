@@ -3,14 +3,17 @@
 A model is a nested dict of arrays with the layers stacked on axis 0:
 
     {"embed": [V,D],
-     "layers": {"attention_norm": [L,D], "attention": {"query": [L,D,H,K], ...}, "mlp_norm": [L,D],
-                "mlp": {"gate": [L,D,F], ...}},
+     "layers": {"attention_norm": [L,D], "attention": {"query": [L,H,K,D], ...}, "mlp_norm": [L,D],
+                "mlp": {"gate": [L,F,D], ...}},
      "norm": [D],
-     "lm_head": [D,V]}
+     "lm_head": [V,D]}
 
-Each row names a parameter's path in that dict, its Hugging Face name, its logical axes with their roles, the
-axes of the Hugging Face tensor in terms of ours, and how it is initialised. Initialisation, abstract shapes,
-sharding, name conversion, validation of files and growth all read these rows; adding a family is adding rows.
+Each row names a parameter's path in that dict, its Hugging Face name, its logical axes with their roles, and how it
+is initialised. Initialisation, abstract shapes, sharding, name conversion, validation of files and growth all read
+these rows; adding a family is adding rows.
+
+Axes lie in the order of the Hugging Face tensor, outputs first: one layer of an array has the bytes of its tensor,
+and reading or writing a checkpoint transposes nothing.
 
 Roles say what an axis does to the activations that run along it (see `tritter_jax.growth`):
 
@@ -50,7 +53,7 @@ class ParamSpec:
         path: keys from the root of the nested dict.
         hf_name: Hugging Face name; holds `{layer}` where there is one tensor a layer.
         axes: logical axes of our array, in order.
-        hf_axes: for each axis of the Hugging Face tensor, the logical axes it is the product of.
+        hf_axes: for each axis of the Hugging Face tensor, those of ours that it is the product of, in the same order.
         initializer: `normal` (times `ModelConfig.initializer_range`), `ones` or `zeros`.
         shape: shape of our array, layers included.
 
@@ -58,7 +61,7 @@ class ParamSpec:
         >>> from tprog.sizes import named_size
         >>> query = spec_of(named_size("3B"), "layers.attention.query")
         >>> query.shape, query.hf_shape
-        ((26, 2560, 20, 128), (2560, 2560))
+        ((26, 20, 128, 2560), (2560, 2560))
     """
 
     path: Path
@@ -89,44 +92,18 @@ class ParamSpec:
         return self.shape[1:] if self.stacked else self.shape
 
     @property
-    def _layer_axes(self) -> tuple[str, ...]:
-        return tuple(axis.name for axis in self.axes if axis.name != "layers")
-
-    @property
-    def _expanded(self) -> tuple[str, ...]:
-        return tuple(name for group in self.hf_axes for name in group)
-
-    @property
     def hf_shape(self) -> tuple[int, ...]:
         """Shape of the Hugging Face tensor (of one layer)."""
-        size = dict(zip(self._layer_axes, self.layer_shape, strict=True))
+        size = {axis.name: size for axis, size in zip(self.axes, self.shape, strict=True)}
         return tuple(math.prod(size[name] for name in group) for group in self.hf_axes)
-
-    @property
-    def file_shape(self) -> tuple[int, ...]:
-        """`layer_shape` in the order of the Hugging Face tensor, of which it is a plain reshape."""
-        return tuple(self.layer_shape[self._layer_axes.index(name)] for name in self._expanded)
-
-    @property
-    def file_order(self) -> tuple[int, ...]:
-        """For each axis of our array (of one layer), its place in `file_shape`.
-
-        Example:
-            >>> from tprog.sizes import named_size
-            >>> query = spec_of(named_size("3B"), "layers.attention.query")
-            >>> query.layer_shape, query.file_shape, query.file_order
-            ((2560, 20, 128), (20, 128, 2560), (2, 0, 1))
-        """
-        return tuple(self._expanded.index(name) for name in self._layer_axes)
 
     def from_hf(self, tensor: Any) -> Any:
         """A Hugging Face tensor [`hf_shape`] as our array [`layer_shape`]; numpy or jax, a view where it can be."""
-        return tensor.reshape(self.file_shape).transpose(self.file_order)
+        return tensor.reshape(self.layer_shape)
 
     def to_hf(self, array: Any) -> Any:
         """The inverse of `from_hf`: our array [`layer_shape`] as a Hugging Face tensor [`hf_shape`]."""
-        turned = array.transpose([self._layer_axes.index(name) for name in self._expanded])
-        return turned.reshape(self.hf_shape)
+        return array.reshape(self.hf_shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +111,6 @@ class _Row:
     path: str
     hf: str
     axes: str
-    hf_axes: str
     init: Initializer = "normal"
     when: str = ""
 
@@ -143,93 +119,93 @@ _LAYER = "model.layers.{layer}."
 _ATTENTION = _LAYER + "self_attn."
 _MLP = _LAYER + "mlp."
 
-# One row a parameter. `axes`: our axes, outermost first, each with its role after a colon.
-# `hf_axes`: the Hugging Face tensor's axes, `*` joining those of ours that it folds into one.
+# One row a parameter. `axes`: our axes, outermost first, each with its role after a colon; `*` joins those that the
+# Hugging Face tensor folds into one.
 _ROWS: tuple[_Row, ...] = (
-    _Row(path="embed", hf="model.embed_tokens.weight", axes="vocab hidden:write", hf_axes="vocab hidden"),
+    _Row(path="embed", hf="model.embed_tokens.weight", axes="vocab hidden:write"),
     _Row(
         path="layers.attention_norm", hf=_LAYER + "input_layernorm.weight",
-        axes="layers:stack hidden:gain", hf_axes="hidden", init="ones",
+        axes="layers:stack hidden:gain", init="ones",
     ),
     _Row(
         path="layers.attention.query", hf=_ATTENTION + "q_proj.weight",
-        axes="layers:stack hidden:read heads:copy head_dim", hf_axes="heads*head_dim hidden",
+        axes="layers:stack heads:copy*head_dim hidden:read",
     ),
     _Row(
         path="layers.attention.query_bias", hf=_ATTENTION + "q_proj.bias", when="qkv_bias",
-        axes="layers:stack heads:copy head_dim", hf_axes="heads*head_dim", init="zeros",
+        axes="layers:stack heads:copy*head_dim", init="zeros",
     ),
     _Row(
         path="layers.attention.query_norm", hf=_ATTENTION + "q_norm.weight", when="qk_norm",
-        axes="layers:stack head_dim", hf_axes="head_dim", init="ones",
+        axes="layers:stack head_dim", init="ones",
     ),
     _Row(
         path="layers.attention.key", hf=_ATTENTION + "k_proj.weight",
-        axes="layers:stack hidden:read kv_heads:copy head_dim", hf_axes="kv_heads*head_dim hidden",
+        axes="layers:stack kv_heads:copy*head_dim hidden:read",
     ),
     _Row(
         path="layers.attention.key_bias", hf=_ATTENTION + "k_proj.bias", when="qkv_bias",
-        axes="layers:stack kv_heads:copy head_dim", hf_axes="kv_heads*head_dim", init="zeros",
+        axes="layers:stack kv_heads:copy*head_dim", init="zeros",
     ),
     _Row(
         path="layers.attention.key_norm", hf=_ATTENTION + "k_norm.weight", when="qk_norm",
-        axes="layers:stack head_dim", hf_axes="head_dim", init="ones",
+        axes="layers:stack head_dim", init="ones",
     ),
     _Row(
         path="layers.attention.value", hf=_ATTENTION + "v_proj.weight",
-        axes="layers:stack hidden:read kv_heads:write head_dim", hf_axes="kv_heads*head_dim hidden",
+        axes="layers:stack kv_heads:write*head_dim hidden:read",
     ),
     _Row(
         path="layers.attention.value_bias", hf=_ATTENTION + "v_proj.bias", when="qkv_bias",
-        axes="layers:stack kv_heads:write head_dim", hf_axes="kv_heads*head_dim", init="zeros",
+        axes="layers:stack kv_heads:write*head_dim", init="zeros",
     ),
     _Row(
         path="layers.attention.sub_norm", hf=_ATTENTION + "attn_sub_norm.weight", when="sub_norms",
-        axes="layers:stack heads:gain head_dim", hf_axes="heads*head_dim", init="ones",
+        axes="layers:stack heads:gain*head_dim", init="ones",
     ),
     _Row(
         path="layers.attention.out", hf=_ATTENTION + "o_proj.weight",
-        axes="layers:residual heads:read head_dim hidden:write", hf_axes="hidden heads*head_dim",
+        axes="layers:residual hidden:write heads:read*head_dim",
     ),
     _Row(
         path="layers.attention.out_bias", hf=_ATTENTION + "o_proj.bias", when="attention_out_bias",
-        axes="layers:residual hidden:write", hf_axes="hidden", init="zeros",
+        axes="layers:residual hidden:write", init="zeros",
     ),
     _Row(
         path="layers.mlp_norm", hf=_LAYER + "post_attention_layernorm.weight",
-        axes="layers:stack hidden:gain", hf_axes="hidden", init="ones",
+        axes="layers:stack hidden:gain", init="ones",
     ),
     _Row(
         path="layers.mlp.gate", hf=_MLP + "gate_proj.weight",
-        axes="layers:stack hidden:read mlp:copy", hf_axes="mlp hidden",
+        axes="layers:stack mlp:copy hidden:read",
     ),
     _Row(
         path="layers.mlp.gate_bias", hf=_MLP + "gate_proj.bias", when="mlp_bias",
-        axes="layers:stack mlp:copy", hf_axes="mlp", init="zeros",
+        axes="layers:stack mlp:copy", init="zeros",
     ),
     _Row(
         path="layers.mlp.up", hf=_MLP + "up_proj.weight",
-        axes="layers:stack hidden:read mlp:write", hf_axes="mlp hidden",
+        axes="layers:stack mlp:write hidden:read",
     ),
     _Row(
         path="layers.mlp.up_bias", hf=_MLP + "up_proj.bias", when="mlp_bias",
-        axes="layers:stack mlp:write", hf_axes="mlp", init="zeros",
+        axes="layers:stack mlp:write", init="zeros",
     ),
     _Row(
         path="layers.mlp.sub_norm", hf=_MLP + "ffn_sub_norm.weight", when="sub_norms",
-        axes="layers:stack mlp:gain", hf_axes="mlp", init="ones",
+        axes="layers:stack mlp:gain", init="ones",
     ),
     _Row(
         path="layers.mlp.down", hf=_MLP + "down_proj.weight",
-        axes="layers:residual mlp:read hidden:write", hf_axes="hidden mlp",
+        axes="layers:residual hidden:write mlp:read",
     ),
     _Row(
         path="layers.mlp.down_bias", hf=_MLP + "down_proj.bias", when="mlp_bias",
-        axes="layers:residual hidden:write", hf_axes="hidden", init="zeros",
+        axes="layers:residual hidden:write", init="zeros",
     ),
-    _Row(path="norm", hf="model.norm.weight", axes="hidden:gain", hf_axes="hidden", init="ones", when="untied"),
-    _Row(path="norm", hf="model.norm.weight", axes="hidden:tied_gain", hf_axes="hidden", init="ones", when="tied"),
-    _Row(path="lm_head", hf="lm_head.weight", axes="hidden:read vocab", hf_axes="vocab hidden", when="untied"),
+    _Row(path="norm", hf="model.norm.weight", axes="hidden:gain", init="ones", when="untied"),
+    _Row(path="norm", hf="model.norm.weight", axes="hidden:tied_gain", init="ones", when="tied"),
+    _Row(path="lm_head", hf="lm_head.weight", axes="vocab hidden:read", when="untied"),
 )  # fmt: skip
 
 
@@ -262,14 +238,15 @@ def param_specs(config: ModelConfig) -> tuple[ParamSpec, ...]:
     for row in _ROWS:
         if row.when not in traits:
             continue
-        words = [word.partition(":") for word in row.axes.split()]
-        axes = tuple(Axis(name, cast(Role, role or "none")) for name, _, role in words)
+        words = [[word.partition(":") for word in group.split("*")] for group in row.axes.split()]
+        axes = tuple(Axis(name, cast(Role, role or "none")) for group in words for name, _, role in group)
+        groups = tuple(tuple(name for name, _, _ in group) for group in words)
         specs.append(
             ParamSpec(
                 path=tuple(row.path.split(".")),
                 hf_name=row.hf,
                 axes=axes,
-                hf_axes=tuple(tuple(group.split("*")) for group in row.hf_axes.split()),
+                hf_axes=groups[1:] if axes[0].name == "layers" else groups,
                 initializer=row.init,
                 shape=tuple(sizes[axis.name] for axis in axes),
             )

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
-from tprog.blockcopy import aligned_empty
+from tprog.buffers import aligned_empty
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import ParameterError

@@ -10,7 +10,7 @@ from types import TracebackType
 
 import numpy as np
 
-from tprog.blockcopy import aligned_empty
+from tprog.buffers import aligned_empty
 from tprog.errors import FormatError, ParameterError
 from tprog.hashing import HashedFile
 from tprog.tensorheader import Header, TensorSpec, build_header, open_regular, read_header

@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
-from tprog.blockcopy import aligned_empty
+from tprog.buffers import aligned_empty
 from tprog.errors import FormatError, ParameterError
 from tprog.jsonio import read_json
 from tprog.layout import HF_WEIGHTS, INDEX, WEIGHTS

@@ -61,7 +61,7 @@ def test_a_change_of_the_module_is_a_change_of_its_own_tree_only():
 def test_parameters_of_another_depth_are_refused():
     """Flax graphs of models of different depth compare equal: unchecked, a stale one would run silently."""
     deeper = random_params(replace(LLAMA, num_layers=5))
-    with pytest.raises(ParameterError, match=r"query has shape \[5, 60, 6, 14\], expected \[3, 60, 6, 14\]"):
+    with pytest.raises(ParameterError, match=r"query has shape \[5, 6, 14, 60\], expected \[3, 6, 14, 60\]"):
         apply(deeper, jnp.zeros((1, 4), jnp.int32), LLAMA)
     with pytest.raises(ParameterError):
         jax.jit(lambda params: apply(params, jnp.zeros((1, 4), jnp.int32), LLAMA))(deeper)

@@ -31,16 +31,13 @@ _AROUND_MEAN = 0.1
 """Standard deviation around the mean of the old entries, over theirs."""
 
 
-def fill(
-    y: Float[Array, "..."], maps: Mapping[int, AxisMap], key: Any, places: tuple[int, ...]
-) -> Float[Array, "..."]:
+def fill(y: Float[Array, "..."], maps: Mapping[int, AxisMap], key: Any) -> Float[Array, "..."]:
     """Fresh entries, still 0, become what their axis asks for.
 
     Args:
         y: one grown layer.
         maps: the map along each of its axes.
         key: from a purpose to the key of what is drawn for it.
-        places: for each axis its place in the file.
     """
     for axis, along in maps.items():
         if along.fill in ("mean", "near_mean") and along.fresh.any():
@@ -52,10 +49,7 @@ def fill(
                 value += jax.random.normal(key("mean"), y.shape, wide.dtype) * jnp.broadcast_to(spread, y.shape)
             y = jnp.where(fresh, value, wide)
     if fills_at_random(maps):
-        turned = {places[axis]: along for axis, along in maps.items()}
-        rows = jnp.transpose(y, np.argsort(places).tolist())
-        deviation = deviation_of(sum_of_squares(rows, turned), rows.shape, turned)
-        y = jnp.transpose(fill_rows(rows, turned, key(""), deviation), places)
+        y = fill_rows(y, maps, key(""), deviation_of(sum_of_squares(y, maps), y.shape, maps))
     return y
 
 
@@ -76,7 +70,7 @@ def fill_rows(
     Where another axis asks for zero (what it would write is new), zero wins: that is what keeps the function.
 
     Args:
-        y: the rows, with the axes in the order of the file.
+        y: the rows.
         maps: the map along each of the axes.
         key: of this layer of this parameter.
         deviation: standard deviation, from `deviation_of`.
@@ -108,7 +102,7 @@ def deviation_of(squares: Float[Array, ""], shape: tuple[int, ...], maps: Mappin
 
     Args:
         squares: `sum_of_squares` of all rows.
-        shape: of the whole layer, in the order of the file.
+        shape: of the whole layer.
         maps: the map along each of the axes.
     """
     drawn = {axis: int(along.fresh.sum()) for axis, along in maps.items() if along.fill == "random"}

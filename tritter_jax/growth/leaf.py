@@ -28,7 +28,6 @@ class LeafGrowth:
         name: the parameter's dotted path.
         stacked: whether axis 0 counts layers.
         maps: the map along each axis; None where it stays as it is.
-        places: for each axis of one layer its place in the file, whose rows are drawn one by one.
         quantity: whether the parameter moves as a weight or as a gradient.
         seed: seed of what is drawn.
         dtype: dtype of the result; the parameter's own when None.
@@ -40,7 +39,6 @@ class LeafGrowth:
     name: str
     stacked: bool
     maps: tuple[AxisMap | None, ...]
-    places: tuple[int, ...]
     quantity: Quantity
     seed: int
     dtype: str | None
@@ -53,11 +51,6 @@ class LeafGrowth:
         """The maps along the axes of one layer, by axis, where there is one."""
         along_axes = self.maps[1:] if self.stacked else self.maps
         return {axis: along for axis, along in enumerate(along_axes) if along is not None}
-
-    @property
-    def in_file(self) -> dict[int, AxisMap]:
-        """`inner`, by the axes' places in the file, in the order of the table."""
-        return {self.places[axis]: along for axis, along in self.inner.items()}
 
     @property
     def layer_map(self) -> AxisMap | None:
@@ -79,7 +72,6 @@ def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
         name=spec.name,
         stacked=spec.stacked,
         maps=plan.axis_maps(spec),
-        places=spec.file_order,
         quantity=quantity,
         seed=plan.seed,
         dtype=plan.target.dtype if weight and plan.convert else None,
@@ -130,7 +122,7 @@ def grow_layer(
     y = scaled(y, maps, growth.quantity, wide)
     draw = partial(draw_key, growth.seed, growth.name, layer)
     if growth.quantity == "weight":
-        y = fill(y, maps, draw, growth.places)
+        y = fill(y, maps, draw)
         if growth.codes and maps:
             y = keep_codes(x, y, maps, draw("codes"), growth.dtype or x.dtype)
     everywhere = None

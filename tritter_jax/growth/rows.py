@@ -1,4 +1,4 @@
-"""Growing a tensor a run of rows at a time, as it lies in its file: nothing is transposed, and blocks fit the caches.
+"""Growing a tensor a run of rows at a time, in blocks that fit the caches.
 
 Most growths move every entry by itself: it is picked and multiplied, or drawn. Any rows can then be grown alone, and
 what XLA computes for them lies in the processor's caches, in memory that was used before.
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 from tprog import ParamSpec
-from tprog.blockcopy import aligned_empty
+from tprog.buffers import aligned_empty
 from tprog.source import TensorSource
 from tprog.weights import InFiles
 
@@ -58,12 +58,12 @@ def grown_blocks(
         growth: what to do with it; must be `entry_by_entry`.
         layer: index in the grown stack; 0 outside it.
     """
-    maps = growth.in_file
-    shape = tuple(len(maps[i]) if i in maps else size for i, size in enumerate(old.file_shape))
+    maps = growth.inner
+    shape = tuple(len(maps[i]) if i in maps else size for i, size in enumerate(old.layer_shape))
     gather = maps[0].gather if 0 in maps else np.arange(shape[0])
     per_row = int(np.prod(shape[1:]))
     count = max(1, min(shape[0], _BLOCK // (per_row * source.specs[origin].dtype.itemsize)))
-    rows = _Rows(source, origin, old.file_shape)
+    rows = _Rows(source, origin, old.layer_shape)
     # The last block overlaps the one before it, so that all have one shape and are compiled once.
     starts = [(start, max(0, min(start, shape[0] - count))) for start in range(0, shape[0], count)]
     if as_it_is(growth, source.specs[origin].dtype):
@@ -94,7 +94,7 @@ def grow_rows(
     *,
     growth: LeafGrowth,
 ) -> Float[Array, "rows ..."]:
-    """A run of rows of `grow_layer`'s result, with the axes in the order they have in the file.
+    """A run of rows of `grow_layer`'s result.
 
     Args:
         x: the old rows that the new ones continue, already picked.
@@ -113,11 +113,10 @@ def grow_rows(
 def _gathered(
     x: Float[Array, "rows ..."], first: Int[Array, ""], growth: LeafGrowth, wide: jnp.dtype
 ) -> tuple[Float[Array, "rows ..."], dict[int, AxisMap]]:
-    # In the order of the table, not of the file: products in another order round differently.
-    maps = growth.in_file
-    for place, along in maps.items():
-        if place:
-            x = jnp.take(x, along.gather, axis=place)
+    maps = growth.inner
+    for axis, along in maps.items():
+        if axis:
+            x = jnp.take(x, along.gather, axis=axis)
     return scaled(x, maps, growth.quantity, wide, first), maps
 
 

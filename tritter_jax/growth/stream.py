@@ -77,7 +77,7 @@ def stream(
 
 @lru_cache(maxsize=512)
 def _compiled(function: GrowLayer, growth: LeafGrowth, old: ParamSpec, new: ParamSpec) -> Any:
-    """A whole tensor grown; as it lies in its file, so that XLA transposes nothing it need not."""
+    """A whole tensor grown, in the shape it has in its file."""
     return jax.jit(lambda x, layer: new.to_hf(function(old.from_hf(x), growth=growth, layer=layer)))
 
 

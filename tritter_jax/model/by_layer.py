@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 from tprog import ModelConfig, ParamSpec, param_specs
-from tprog.blockcopy import Recycled
+from tprog.buffers import Recycled
 from tprog.params import Path, spec_of
 from tprog.source import TensorSource, pieces_of
 from tprog.tree import nest

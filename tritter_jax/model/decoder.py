@@ -116,9 +116,9 @@ class Decoder(TableModule):
         return x, turn, visible_keys(tokens, attention_mask, self.config.sliding_window)
 
     @property
-    def output(self) -> Float[Array, "d v"]:
+    def output(self) -> Float[Array, "v d"]:
         """What turns features into logits: the output layer, or the embedding where they are tied."""
-        return self.embed[...].T if self.config.tie_embeddings else jnp.asarray(self.lm_head[...])
+        return jnp.asarray((self.embed if self.config.tie_embeddings else self.lm_head)[...])
 
     def finish(self, x: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
         """Logits from what the last layer gives."""

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 from tprog import ModelConfig, UsageError
 
 from tritter_jax.model.decoder import Decoder
-from tritter_jax.model.layers import KeysValues, rms_norm
+from tritter_jax.model.layers import KeysValues
 from tritter_jax.model.rope import rotation
 
 Cache = tuple[Float[Array, "l b t n k"], Float[Array, "l b t n k"]]
@@ -136,9 +136,7 @@ def _advance(
         return y, after[0]
 
     x, cache = jax.lax.scan(layer, x, (stacked, cache))
-    x = rms_norm(x[:, -1], model.norm[...], config.norm_eps)
-    output = embed.T if config.tie_embeddings else model.lm_head[...]
-    return x @ output.astype(x.dtype), cache
+    return model.finish(x[:, -1:])[:, 0], cache
 
 
 def _draw(logits: Float[Array, "b v"], key: Key[Array, ""], temperature: float, top_k: int) -> Int[Array, " b"]:

@@ -43,22 +43,22 @@ def project(
     inputs: int = 1,
     ternary: bool = False,
 ) -> Float[Array, "..."]:
-    """Contract the last `inputs` axes of `x` with the first of `kernel`, in `x.dtype`; ternary where asked."""
+    """Contract the last `inputs` axes of `x` with those of `kernel`, in `x.dtype`; ternary where asked."""
     if ternary:
         kernel = quantize_weight(kernel)
         x = quantize_activations(x, tuple(range(-inputs, 0)))
-    batch, out = x.shape[: x.ndim - inputs], kernel.shape[inputs:]
-    y = matmul(x.reshape(*batch, -1), kernel.astype(x.dtype).reshape(-1, math.prod(out))).reshape(*batch, *out)
+    batch, out = x.shape[: x.ndim - inputs], kernel.shape[: kernel.ndim - inputs]
+    y = matmul(x.reshape(*batch, -1), kernel.astype(x.dtype).reshape(math.prod(out), -1)).reshape(*batch, *out)
     return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
 
-def matmul(x: Float[Array, "... d"], kernel: Float[Array, "d f"]) -> Float[Array, "... f"]:
-    """Multiply every position by a matrix.
+def matmul(x: Float[Array, "... d"], kernel: Float[Array, "f d"]) -> Float[Array, "... f"]:
+    """Multiply every position by a matrix, whose rows are the outputs.
 
     As a product of two matrices: the gradient of `kernel` then sums over one axis. Over several, XLA on the CPU first
     writes out a transposed copy, which costs more than the product.
     """
-    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
+    return (x.reshape(-1, x.shape[-1]) @ kernel.T).reshape(*x.shape[:-1], kernel.shape[0])
 
 
 _QUERIES_AT_ONCE = 1024

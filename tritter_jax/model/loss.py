@@ -51,63 +51,63 @@ def token_losses(
 
 
 def cross_entropy(
-    x: Float[Array, "b s d"], output: Float[Array, "d v"], labels: Int[Array, "b s"], *, blocks: int | None = None
+    x: Float[Array, "b s d"], output: Float[Array, "v d"], labels: Int[Array, "b s"], *, blocks: int | None = None
 ) -> Float[Array, "b s"]:
-    """-log softmax(x @ output)[label], at least in float32.
+    """-log softmax(x @ output.T)[label], at least in float32.
 
     Of a large vocabulary one block of logits at a time: the backward pass computes them again, and on a mesh that
     splits `output` no device ever holds it, or its logits, whole.
 
     Args:
         x: features [B, S, D].
-        output: the output layer [D, V], in its own dtype; products are computed in that of `x`.
+        output: the output layer [V, D], in its own dtype; products are computed in that of `x`.
         labels: classes [B, S].
         blocks: number of blocks, a divisor of V; chosen by V when None.
     """
-    classes = output.shape[1]
+    classes = output.shape[0]
     blocks = _blocks(classes) if blocks is None else blocks
     wide = wide_dtype(x.dtype)
     if blocks == 1:
         return optax.softmax_cross_entropy_with_integer_labels(matmul(x, output.astype(x.dtype)).astype(wide), labels)
     # The gradient of the features adds up over the blocks, in the dtype that they have outside the loop.
     features, dtype = x.astype(wide), x.dtype
-    columns = _columns(output.astype(dtype), blocks)
+    rows = _in_blocks(output.astype(dtype), blocks)
 
-    def score(inputs: tuple[Float[Array, "d w"], Int[Array, ""]]) -> tuple[Float[Array, "b s"], Float[Array, "b s"]]:
-        columns, block = inputs
-        logits = matmul(features.astype(dtype), columns).astype(wide)
+    def score(inputs: tuple[Float[Array, "w d"], Int[Array, ""]]) -> tuple[Float[Array, "b s"], Float[Array, "b s"]]:
+        rows, block = inputs
+        logits = matmul(features.astype(dtype), rows).astype(wide)
         own = jnp.arange(logits.shape[-1], dtype=labels.dtype) * blocks + block
         labelled = labels[..., None] == jnp.broadcast_to(own, logits.shape)
         return jax.nn.logsumexp(logits, axis=-1), jnp.sum(jnp.where(labelled, logits, 0), axis=-1)
 
     numbers = jnp.arange(blocks, dtype=labels.dtype)
-    totals, found = jax.lax.map(jax.checkpoint(score, prevent_cse=False), (columns, numbers))
+    totals, found = jax.lax.map(jax.checkpoint(score, prevent_cse=False), (rows, numbers))
     return jax.nn.logsumexp(totals, axis=0) - jnp.sum(found, axis=0)
 
 
 def whole_logits(
-    x: Float[Array, "b s d"], output: Float[Array, "d v"], *, blocks: int | None = None
+    x: Float[Array, "b s d"], output: Float[Array, "v d"], *, blocks: int | None = None
 ) -> Float[Array, "b s v"]:
-    """x @ output, of a large vocabulary block by block where a mesh splits `output`: no device ever holds it whole.
+    """x @ output.T, of a large vocabulary block by block where a mesh splits `output`: no device ever holds it whole.
 
     Args:
         x: features [B, S, D].
-        output: the output layer [D, V], in its own dtype; products are computed in that of `x`.
+        output: the output layer [V, D], in its own dtype; products are computed in that of `x`.
         blocks: number of blocks, a divisor of V; chosen by V and the mesh in use when None.
     """
     if blocks is None:
-        blocks = _blocks(output.shape[1]) if splits_parameters() else 1
+        blocks = _blocks(output.shape[0]) if splits_parameters() else 1
     output, dtype = output.astype(x.dtype), x.dtype
     if blocks == 1:
         return matmul(x, output)
     features = x.astype(wide_dtype(dtype))  # as in `cross_entropy`
-    parts = jax.lax.map(lambda columns: matmul(features.astype(dtype), columns), _columns(output, blocks))
+    parts = jax.lax.map(lambda rows: matmul(features.astype(dtype), rows), _in_blocks(output, blocks))
     return jnp.moveaxis(parts, 0, -1).reshape(*x.shape[:-1], -1)
 
 
-def _columns(output: Float[Array, "d v"], blocks: int) -> Float[Array, "n d w"]:
+def _in_blocks(output: Float[Array, "v d"], blocks: int) -> Float[Array, "n w d"]:
     """Block j has the classes j, j + blocks, ...: a mesh axis that splits the vocabulary splits every block alike."""
-    return jnp.moveaxis(output.reshape(output.shape[0], -1, blocks), 2, 0)
+    return jnp.moveaxis(output.reshape(-1, blocks, output.shape[1]), 1, 0)
 
 
 def _blocks(classes: int) -> int:

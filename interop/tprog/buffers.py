@@ -1,0 +1,112 @@
+"""Memory that arrays are read into: aligned, so that JAX takes it over; used again where many come and go."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from tprog.dtypes import same_bits
+
+_ALIGNMENT = 64
+_THREADS = min(8, os.cpu_count() or 1)
+
+Read = Callable[[np.ndarray, np.ndarray], None]
+"""`read(buffer, view)` brings a matrix whose rows are contiguous into a contiguous one of its shape and dtype."""
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An uninitialised array that JAX takes over on the CPU without a copy: it begins at a multiple of 64 bytes.
+
+    Example:
+        >>> aligned_empty((3, 5), np.dtype("float32")).ctypes.data % 64
+        0
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    return _aligned(np.empty(nbytes + _ALIGNMENT, np.uint8), nbytes).view(dtype).reshape(shape)
+
+
+def _aligned(buffer: np.ndarray, nbytes: int) -> np.ndarray:
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + nbytes]
+
+
+def copy_into(target: np.ndarray, source: np.ndarray, read: Read | None = None) -> None:
+    """`target[...] = source`; converts the dtype.
+
+    Args:
+        target: a C-contiguous array.
+        source: an array of the same shape, with any strides.
+        read: how rows of the same dtype are fetched, where not from memory: `TensorFile.read` takes those of a mapped
+            view from their file.
+
+    Example:
+        >>> source = np.arange(6).reshape(2, 3)[:, 1:]
+        >>> target = np.empty((2, 2), np.int64); copy_into(target, source); target.tolist()
+        [[1, 2], [4, 5]]
+    """
+    if source.dtype != target.dtype:
+        target[...] = source
+        return
+    source, target = same_bits(source), same_bits(target)
+    if read is not None and source.flags.c_contiguous:
+        read(target.reshape(1, -1), source.reshape(1, -1))
+    elif read is not None and source.ndim == 2 and source.strides[1] == source.itemsize:
+        read(target, source)
+    elif read is not None and source.ndim > 2:
+        for part, own in zip(target, source, strict=True):
+            copy_into(part, own, read)
+    else:
+        target[...] = source
+
+
+def _references(arrays: list[np.ndarray], place: int) -> int:
+    held = arrays[place]
+    return sys.getrefcount(held)
+
+
+_ALONE = _references([np.empty(0)], 0)
+"""What is counted for an array that only its list holds: versions of Python count the name and the call or do not."""
+
+
+class Recycled:
+    """Memory for arrays, used again once nobody refers to the array it was handed out for.
+
+    New memory costs as much as a copy into it: whoever makes many arrays and forgets them is faster with this.
+
+    Example:
+        >>> memory = Recycled()
+        >>> first = memory.empty((2, 3), np.dtype("float64")); place = first.ctypes.data
+        >>> del first
+        >>> memory.empty((3, 2), np.dtype("float64")).ctypes.data == place
+        True
+    """
+
+    def __init__(self) -> None:
+        self._held: list[np.ndarray] = []
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array as `aligned_empty` gives it, in memory that was used before where some is free."""
+        nbytes = math.prod(shape) * dtype.itemsize
+        return _aligned(self._free(nbytes + _ALIGNMENT), nbytes).view(dtype).reshape(shape)
+
+    def _free(self, nbytes: int) -> np.ndarray:
+        for place in range(len(self._held)):
+            # numpy lets every view refer to the array that owns the memory.
+            if self._held[place].nbytes >= nbytes and _references(self._held, place) == _ALONE:
+                return self._held[place]
+        self._held.append(np.empty(nbytes, np.uint8))
+        return self._held[-1]
+
+
+def run_all(tasks: Iterable[Callable[[], None]]) -> None:
+    """Run copies in as many threads as there are processors, at most eight; numpy lets go of Python's lock.
+
+    Raises:
+        Exception: the first that a task raised.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for future in [pool.submit(task) for task in tasks]:
+            future.result()
