@@ -10,6 +10,8 @@ import numpy as np
 
 from tprog.dtypes import same_bits
 
+PAGE = 4096
+"""Bytes."""
 _ALIGNMENT = 64
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -17,19 +19,21 @@ Read = Callable[[np.ndarray, np.ndarray], None]
 """`read(buffer, view)` brings a matrix whose rows are contiguous into a contiguous one of its shape and dtype."""
 
 
-def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype, alignment: int = _ALIGNMENT) -> np.ndarray:
     """An uninitialised array that JAX takes over on the CPU without a copy: it begins at a multiple of 64 bytes.
+
+    A disk takes it without one where it begins at a multiple of `PAGE`.
 
     Example:
         >>> aligned_empty((3, 5), np.dtype("float32")).ctypes.data % 64
         0
     """
     nbytes = math.prod(shape) * dtype.itemsize
-    return _aligned(np.empty(nbytes + _ALIGNMENT, np.uint8), nbytes).view(dtype).reshape(shape)
+    return _aligned(np.empty(nbytes + alignment, np.uint8), nbytes, alignment).view(dtype).reshape(shape)
 
 
-def _aligned(buffer: np.ndarray, nbytes: int) -> np.ndarray:
-    start = -buffer.ctypes.data % _ALIGNMENT
+def _aligned(buffer: np.ndarray, nbytes: int, alignment: int = _ALIGNMENT) -> np.ndarray:
+    start = -buffer.ctypes.data % alignment
     return buffer[start : start + nbytes]
 
 

@@ -139,8 +139,6 @@ class TensorFile:
 class TensorWriter:
     """Writes a tensor file one tensor at a time, in the order of `names`, hashing in a second thread.
 
-    A tensor given to `write` must not change until `drain` or `close` has returned.
-
     Args:
         path: a file that does not exist yet.
         specs: dtype and shape of every tensor.
@@ -201,10 +199,6 @@ class TensorWriter:
         self._begun += piece.nbytes
         if self._begun == spec.nbytes:
             self._next, self._begun = self._next + 1, 0
-
-    def drain(self) -> None:
-        """Wait until every tensor given so far is hashed and may change."""
-        self._file.drain()
 
     def close(self) -> None:
         """Finish the file and bring it to the disk.
