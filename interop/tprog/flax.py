@@ -49,7 +49,7 @@ def load(
         ...                      vocab_size=16)
         >>> tree = nest({spec.path: jnp.ones(spec.shape) for spec in param_specs(config)})
         >>> load(save(Path(tempfile.mkdtemp(), "a.tprog"), tree, config))["layers"]["attention"]["query"].shape
-        (3, 8, 2, 4)
+        (3, 2, 4, 8)
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
     return load_tree(checkpoint, checkpoint.config, dtype=dtype, shardings=shardings)

@@ -216,7 +216,7 @@ def test_the_state_of_both_forms_grows_with_the_model():
             updates, _ = tx.update(random_params(plan.target, seed=5), state, grown, memory=memory)
         assert np.isfinite(vector(updates)).all()
         old = remember(some_fisher(3, config), params)
-        with pytest.raises(ParameterError, match=r"layers.mlp.up has shape \[2, 8, 12\], expected \[3, 8, 20\]"):
+        with pytest.raises(ParameterError, match=r"layers.mlp.up has shape \[2, 12, 8\], expected \[3, 20, 8\]"):
             tx.update(updates, state, grown, memory=old)
 
 

@@ -97,9 +97,9 @@ def test_the_closed_form_of_an_untied_output_layer():
     """Mean over tokens of h^2 p (1 - p)."""
     config = tiny_config()
     params, inputs = tiny_params(config), random_tokens(config, (1, 2))
-    seen = language_logits(config)(params | {"lm_head": jnp.eye(8, VOCAB)}, jnp.asarray(inputs))
+    seen = language_logits(config)(params | {"lm_head": jnp.eye(VOCAB, 8)}, jnp.asarray(inputs))
     hidden, p = np.asarray(seen)[0, :, :8], np.exp(log_p(params, inputs, config))[0]
-    due = np.einsum("sd,sv->dv", hidden**2, p * (1 - p)) / 2
+    due = np.einsum("sd,sv->vd", hidden**2, p * (1 - p)) / 2
     np.testing.assert_allclose(enumerated(config, inputs)["lm_head"], due, rtol=1e-9)
 
 
@@ -107,9 +107,9 @@ def test_tied_embeddings_are_squared_after_their_two_uses_are_summed():
     tied = tiny_config(tie_embeddings=True)
     params, windows = tiny_params(tied), random_tokens(tied, SHAPE)
     found = measured(tied, windows, estimator="empirical")["embed"]
-    apart, two = tiny_config(), params | {"lm_head": params["embed"].T}
+    apart, two = tiny_config(), params | {"lm_head": params["embed"]}
     each = [true_label_squares(two, windows[i : i + 1], np.ones((1, 5)), apart, "row") for i in range(len(windows))]
-    wrong = sum(row["embed"] + row["lm_head"].T for row in each) / len(windows)
+    wrong = sum(row["embed"] + row["lm_head"] for row in each) / len(windows)
     right = true_label_squares(params, windows, np.ones((3, 5)), tied, "row")["embed"]
     assert off(found, right) < 1e-10
     assert off(found, wrong) > 0.1

@@ -77,13 +77,13 @@ def test_fresh_coordinates_are_written_as_zero_and_read_at_random(model):
     params, grown = params_for(plan.source), grow(params_for(plan.source), plan)
     old = ~np.asarray(plan.stack.new)
     assert not np.asarray(grown["embed"])[:, 160:].any()
-    assert not np.asarray(grown["layers"]["mlp"]["down"])[..., 160:].any()
-    assert not np.asarray(grown["layers"]["mlp"]["up"])[:, :160, 192:].any()
+    assert not np.asarray(grown["layers"]["mlp"]["down"])[:, 160:].any()
+    assert not np.asarray(grown["layers"]["mlp"]["up"])[:, 192:, :160].any()
     gate = np.asarray(grown["layers"]["mlp"]["gate"])[old]
     for layer, before in zip(gate, np.asarray(params["layers"]["mlp"]["gate"]), strict=True):
         scaled = before * np.sqrt(160 / 256)
-        np.testing.assert_allclose(layer[:160, :192], scaled, rtol=1e-5)
-        for drawn in (layer[160:], layer[:, 192:]):
+        np.testing.assert_allclose(layer[:192, :160], scaled, rtol=1e-5)
+        for drawn in (layer[:, 160:], layer[192:]):
             assert drawn.std() == pytest.approx(np.sqrt(np.square(scaled).mean()), rel=0.03)
             assert abs(drawn.mean()) < 0.05 * drawn.std()
             assert len(np.unique(drawn)) > 0.99 * drawn.size
@@ -98,5 +98,5 @@ def test_fresh_gains_are_the_mean_of_the_old_ones(model):
 
 def test_no_two_layers_draw_the_same():
     gate = np.asarray(grow(params_for(MODELS[0].config), FRESH.plan(MODELS[0].config))["layers"]["mlp"]["gate"])
-    drawn = gate[:, 160:]
+    drawn = gate[..., 160:]
     assert len({layer.tobytes() for layer in drawn}) == len(drawn)

@@ -196,9 +196,9 @@ def test_fresh_entries_get_the_median_of_their_layer(source, tmp_path, rule):
     old = np.asarray(FISHER_OF_SMALL["layers"]["mlp"]["gate"])
     for layer, origin in enumerate(done.plan.stack.source):
         median = np.median(old[origin])
-        np.testing.assert_allclose(gate[layer, 24:], median, rtol=1e-6)
-        np.testing.assert_allclose(gate[layer, :, 20:], median, rtol=1e-6)
-        assert not np.isclose(gate[layer, :24, :20], median, rtol=1e-6).all()
+        np.testing.assert_allclose(gate[layer, :, 24:], median, rtol=1e-6)
+        np.testing.assert_allclose(gate[layer, 20:], median, rtol=1e-6)
+        assert not np.isclose(gate[layer, :20, :24], median, rtol=1e-6).all()
 
 
 @pytest.mark.parametrize("rule", FISHER)

@@ -105,6 +105,6 @@ def test_fresh_entries_learn_and_even_copies_never_separate():
         up = np.asarray(gradients(grow(params_for(config), plan), tokens, plan.target)["layers"]["mlp"]["up"])
         old = ~np.asarray(plan.stack.new)
         if width == "fresh":
-            assert (np.abs(up[old][:, :160, 192:]).max(axis=1) > 0).all()
+            assert (np.abs(up[old][:, 192:, :160]).max(axis=2) > 0).all()
         else:
-            np.testing.assert_allclose(up[:, :, 192:], up[:, :, : 336 - 192], rtol=1e-9, atol=1e-12)
+            np.testing.assert_allclose(up[:, 192:], up[:, : 336 - 192], rtol=1e-9, atol=1e-12)

@@ -93,13 +93,13 @@ def test_noise_of_copies_lies_in_what_reads_them_and_cancels_over_the_copies():
     old = np.flatnonzero(~np.asarray(plan.stack.new))
     gate, read = moved(plan, clean)["layers", "mlp", "gate"][old], maps[Axis("hidden", "read")]
     source, heard = np.asarray(read.source), np.asarray(read.gradient)
-    sums = np.zeros((160, *np.moveaxis(gate, 1, 0).shape[1:]))
-    np.add.at(sums, source, np.moveaxis(gate * heard[:, None], 1, 0))
+    sums = np.zeros((160, *gate.shape[:2]))
+    np.add.at(sums, source, np.moveaxis(gate * heard, 2, 0))
     twice = np.bincount(source)[source] > 1
-    spread = np.sqrt(np.square(gate[:, twice]).mean())
+    spread = np.sqrt(np.square(gate[..., twice]).mean())
     assert spread > 0.01 * np.std(params_for(CONFIG)["layers"]["mlp"]["gate"])
     assert np.abs(sums).max() < 1e-5 * spread
-    assert not gate[:, ~twice].any()
+    assert not gate[..., ~twice].any()
     assert not moved(plan, clean)["embed",].any()
 
 
@@ -108,7 +108,7 @@ def test_copies_under_an_even_split_are_told_apart_by_it():
 
     def columns(which) -> tuple[np.ndarray, np.ndarray]:
         down = np.asarray(grow(params_for(CONFIG), which)["layers"]["mlp"]["down"])[0]
-        return down[0], down[192]
+        return down[:, 0], down[:, 192]
 
     assert np.array_equal(*columns(clean))
     one, other = columns(plan)

@@ -106,8 +106,8 @@ def test_old_entries_keep_their_codes_and_scales_are_what_their_outputs_are_due(
 def test_plain_zero_padding_flips_codes():
     """The control: fresh rows and columns of zeros lower the mean, and with it the threshold."""
     up = np.asarray(params_for(CONFIG)["layers"]["mlp"]["up"][0])
-    padded = np.pad(up, ((0, 96), (0, 144)))
-    assert (codes_and_scale(padded)[0][:160, :192] != codes_and_scale(up)[0]).mean() > 0.1
+    padded = np.pad(up, ((0, 144), (0, 96)))
+    assert (codes_and_scale(padded)[0][:192, :160] != codes_and_scale(up)[0]).mean() > 0.1
 
 
 def test_what_reads_keeps_every_bit_of_its_weights():
@@ -115,9 +115,8 @@ def test_what_reads_keeps_every_bit_of_its_weights():
     grown, params = grow(params_for(CONFIG), plan), params_for(CONFIG)
     old = np.flatnonzero(~np.asarray(plan.stack.new))
     for name in ("query", "key"):
-        there = np.asarray(grown["layers"]["attention"][name])[old][
-            :, :160, : params["layers"]["attention"][name].shape[2]
-        ]
+        there = np.asarray(grown["layers"]["attention"][name])[old]
+        there = there[:, : params["layers"]["attention"][name].shape[1], :, :160]
         np.testing.assert_allclose(there, params["layers"]["attention"][name], rtol=2e-6)
 
 
@@ -137,7 +136,7 @@ def test_fresh_rows_that_are_silent_learn_and_can_wake():
         grown = grow(random_params(plan.source), plan)
         up = np.asarray(gradients(grown, random_tokens(CONFIG), plan.target)["layers"]["mlp"]["up"])
     old = np.flatnonzero(~np.asarray(plan.stack.new))
-    learning = np.abs(up[old][:, :160]).max(axis=1) > 0  # a squared ReLU may be off at every token
+    learning = np.abs(up[old][..., :160]).max(axis=2) > 0  # a squared ReLU may be off at every token
     assert learning[:, 192:].mean() > learning[:, :192].mean() - 0.1 > 0.3
 
 

@@ -1,4 +1,4 @@
-"""The loss of a large vocabulary, and attention over a long sequence, block by block: the same numbers."""
+"""Losses of a large vocabulary, attention over a long sequence, narrow kernels, block by block: the same numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from tritter_jax.sharding import MeshShape, make_mesh
 
 def features(dtype: str, classes: int = 96):
     rng = np.random.default_rng(0)
-    x, output = rng.standard_normal((2, 5, 8)), rng.standard_normal((8, classes))
+    x, output = rng.standard_normal((2, 5, 8)), rng.standard_normal((classes, 8))
     return jnp.asarray(x, dtype), jnp.asarray(output, dtype), jnp.asarray(rng.integers(0, classes, (2, 5)), jnp.int32)
 
 
@@ -41,7 +41,7 @@ def test_blocks_of_classes_change_neither_logits_nor_their_gradients(x64, blocks
         logits, pull = jax.vjp(lambda x, output: loss.whole_logits(x, output, blocks=blocks), x, output)
         return logits, *pull(given)
 
-    for expected, got in zip((x @ output, *pulled(1)[1:]), pulled(blocks), strict=True):
+    for expected, got in zip((x @ output.T, *pulled(1)[1:]), pulled(blocks), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13)
 
 
@@ -61,7 +61,7 @@ def test_logits_are_cut_only_on_a_mesh_that_splits_the_output_layer(monkeypatch)
 
 def test_one_block_is_the_loss_as_optax_has_it(x64):
     x, output, labels = features("float64")
-    expected = optax.softmax_cross_entropy_with_integer_labels(x @ output, labels)
+    expected = optax.softmax_cross_entropy_with_integer_labels(x @ output.T, labels)
     np.testing.assert_allclose(loss.cross_entropy(x, output, labels, blocks=4), expected, rtol=0, atol=1e-13)
 
 
@@ -120,3 +120,18 @@ def test_scores_of_a_long_sequence_are_never_all_there(monkeypatch):
         return stats.temp_size_in_bytes
 
     assert peak(128) < 0.6 * peak(1024)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 97, 128])
+def test_a_narrow_kernel_is_widened_some_rows_at_a_time_for_few_positions(monkeypatch, rows):
+    rng = np.random.default_rng(0)
+    kernel = jnp.asarray(rng.standard_normal((rows, 12)), jnp.bfloat16)
+    monkeypatch.setattr(layers, "_ENTRIES_AT_ONCE", 40)
+
+    def loops(positions: int) -> int:
+        x = jnp.asarray(rng.standard_normal((positions, 12)), jnp.float32)
+        expected = x @ kernel.astype(jnp.float32).T
+        np.testing.assert_allclose(layers.matmul(x, kernel), expected, rtol=0, atol=1e-5)
+        return str(jax.make_jaxpr(layers.matmul)(x, kernel)).count("scan")
+
+    assert (loops(5), loops(65)) == (1, 0)

@@ -36,8 +36,8 @@ def test_layers_lie_where_the_table_says(tmp_path):
     arrays = random_arrays(CONFIG)
     params = tprog.flax.load(write_checkpoint(tmp_path / "a.tprog", CONFIG, arrays))
     query = arrays["model.layers.1.self_attn.q_proj.weight"]
-    # torch's [out, in] is [heads * head_dim, hidden]; ours is [layers, hidden, heads, head_dim].
-    assert params["layers"]["attention"]["query"][1, 5, 2, 3] == query[2 * 4 + 3, 5]
+    # torch's [out, in] is [heads * head_dim, hidden]; ours is [layers, heads, head_dim, hidden].
+    assert params["layers"]["attention"]["query"][1, 2, 3, 5] == query[2 * 4 + 3, 5]
     assert not np.array_equal(params["layers"]["mlp"]["up"][0], params["layers"]["mlp"]["up"][1])
 
 

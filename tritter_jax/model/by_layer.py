@@ -18,7 +18,7 @@ from tprog.weights import InFiles
 
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import visible_keys
-from tritter_jax.model.layers import Block, rms_norm
+from tritter_jax.model.layers import Block, matmul, rms_norm
 from tritter_jax.model.rope import rotation
 
 _VOCABULARY_CHUNK = 8192
@@ -33,8 +33,8 @@ def logits_by_layer(
 
     The scale of ternary weights is not rounded to the dtype that they are stored in.
 
-    Holds half a layer, and a part of the output layer, in the dtype computed in. Products are full
-    float32 products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
+    Holds half a layer, and a part of the output layer, in the dtype they are stored in. Products are full float32
+    products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
 
     Args:
         weights: the model's tensors, such as an open checkpoint; of a file none is mapped but the embedding.
@@ -55,23 +55,23 @@ def _logits(
     halves = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
     for layer in range(config.num_layers):
         for half, specs in halves.items():
-            tensors = {spec.path: _widened(weights, spec.hf_name.format(layer=layer), wide, memory) for spec in specs}
+            tensors = {spec.path: _held(weights, spec.hf_name.format(layer=layer), memory) for spec in specs}
             # Waited for, so that this memory is free before the next half is read.
             x = jax.block_until_ready(_run_half(config, half, tensors, x))
             del tensors
-    x = _run_norm(config, _widened(weights, spec_of(config, "norm").hf_name, wide, memory), x)
+    x = _run_norm(config, _held(weights, spec_of(config, "norm").hf_name, memory), x)
     output = (embed if config.tie_embeddings else spec_of(config, "lm_head")).hf_name
     parts = [
-        np.asarray(_run_output(rows[start : start + _VOCABULARY_CHUNK].astype(wide), x))
+        np.asarray(_run_output(rows[start : start + _VOCABULARY_CHUNK], x))
         for rows in _row_blocks(weights, output)
         for start in range(0, len(rows), _VOCABULARY_CHUNK)
     ]
     return np.concatenate(parts, axis=-1)
 
 
-def _widened(weights: TensorSource, name: str, wide: jnp.dtype, memory: Recycled) -> Shaped[Array, "..."]:
-    """One tensor in the dtype computed in. In memory used before: new pages would take longer than all the rest."""
-    result = memory.empty(weights.specs[name].shape, np.dtype(wide))
+def _held(weights: TensorSource, name: str, memory: Recycled) -> Shaped[Array, "..."]:
+    """One tensor, in memory used before: new pages would take longer than all the rest."""
+    result = memory.empty(weights.specs[name].shape, weights.specs[name].dtype)
     flat, place = result.reshape(-1), 0
     for piece in pieces_of(weights, name):
         flat[place : place + piece.size] = piece.reshape(-1)
@@ -107,7 +107,7 @@ def _run_half(
 ) -> Float[Array, "b s d"]:
     specs = {spec.path: spec for spec in param_specs(config)}
     # The path below `layers` is the path inside a block.
-    params = nest({path[1:]: specs[path].from_hf(tensor) for path, tensor in tensors.items()})
+    params = nest({path[1:]: specs[path].from_hf(_unrounded(config, x, tensor)) for path, tensor in tensors.items()})
     graph, state = _block(config)
     state = jax.tree.map(lambda leaf: leaf, state)
     nnx.replace_by_pure_dict(state, params)
@@ -120,6 +120,11 @@ def _run_half(
     return block.add_attention(x, rotation(config, positions, x.dtype), mask)
 
 
+def _unrounded(config: ModelConfig, x: Float[Array, "b s d"], tensor: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """The scale of ternary weights gets the dtype of the weights."""
+    return tensor.astype(x.dtype) if config.ternary else tensor
+
+
 @partial(jax.jit, static_argnums=0)
 def _run_norm(config: ModelConfig, gain: Float[Array, " d"], x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
     return rms_norm(x, gain, config.norm_eps)
@@ -127,7 +132,7 @@ def _run_norm(config: ModelConfig, gain: Float[Array, " d"], x: Float[Array, "b 
 
 @jax.jit
 def _run_output(rows: Float[Array, "v d"], x: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
-    return jnp.einsum("bsd,vd->bsv", x, rows)
+    return matmul(x, rows)
 
 
 @lru_cache(maxsize=16)

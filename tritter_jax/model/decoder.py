@@ -80,7 +80,7 @@ class Decoder(TableModule):
             positions: positions for the rotary embedding; 0, 1, 2, ... when None.
         """
         x = self.features(tokens, attention_mask, positions)
-        return matmul(x, self.output.astype(x.dtype))
+        return matmul(x, self.output)
 
     def features(
         self,
@@ -123,7 +123,7 @@ class Decoder(TableModule):
     def finish(self, x: Float[Array, "b s d"]) -> Float[Array, "b s v"]:
         """Logits from what the last layer gives."""
         x = rms_norm(x, self.norm[...], self.config.norm_eps)
-        return matmul(x, self.output.astype(x.dtype))
+        return matmul(x, self.output)
 
 
 def visible_keys(

@@ -16,6 +16,7 @@ from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.rope import Rotation, rotate
 from tritter_jax.model.table_module import TableModule
 from tritter_jax.model.ternary import quantize_activations, quantize_weight
+from tritter_jax.sharding import splits_parameters
 
 _LEAST_QUERIES = 64
 _MOST_BLOCKS = 8  # each is compiled for itself
@@ -48,17 +49,36 @@ def project(
         kernel = quantize_weight(kernel)
         x = quantize_activations(x, tuple(range(-inputs, 0)))
     batch, out = x.shape[: x.ndim - inputs], kernel.shape[: kernel.ndim - inputs]
-    y = matmul(x.reshape(*batch, -1), kernel.astype(x.dtype).reshape(math.prod(out), -1)).reshape(*batch, *out)
+    y = matmul(x.reshape(*batch, -1), kernel.reshape(math.prod(out), -1)).reshape(*batch, *out)
     return y if bias is None else y + jnp.broadcast_to(bias.astype(x.dtype), y.shape)
 
 
 def matmul(x: Float[Array, "... d"], kernel: Float[Array, "f d"]) -> Float[Array, "... f"]:
-    """Multiply every position by a matrix, whose rows are the outputs.
+    """Multiply every position by a matrix, whose rows are the outputs, in `x.dtype`.
 
     As a product of two matrices: the gradient of `kernel` then sums over one axis. Over several, XLA on the CPU first
     writes out a transposed copy, which costs more than the product.
     """
-    return (x.reshape(-1, x.shape[-1]) @ kernel.T).reshape(*x.shape[:-1], kernel.shape[0])
+    flat = x.reshape(-1, x.shape[-1])
+    widens = kernel.dtype.itemsize < x.dtype.itemsize and not splits_parameters()
+    product = _run_by_run if widens and len(flat) <= _FEW else _at_once
+    return product(flat, kernel).reshape(*x.shape[:-1], kernel.shape[0])
+
+
+def _at_once(x: Float[Array, "p d"], kernel: Float[Array, "f d"]) -> Float[Array, "p f"]:
+    return x @ kernel.astype(x.dtype).T
+
+
+_FEW = 64
+_ENTRIES_AT_ONCE = 1 << 18
+
+
+def _run_by_run(x: Float[Array, "p d"], kernel: Float[Array, "f d"]) -> Float[Array, "p f"]:
+    """Of few positions, widening the kernel takes longer than the product; some rows of it stay in the caches."""
+    most = max(1, _ENTRIES_AT_ONCE // kernel.shape[1])
+    rows = next(count for count in range(min(most, len(kernel)), 0, -1) if len(kernel) % count == 0)
+    parts = jax.lax.map(lambda part: _at_once(x, part), kernel.reshape(-1, rows, kernel.shape[1]))
+    return jnp.moveaxis(parts, 0, 1).reshape(len(x), -1)
 
 
 _QUERIES_AT_ONCE = 1024

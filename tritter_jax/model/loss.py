@@ -68,7 +68,7 @@ def cross_entropy(
     blocks = _blocks(classes) if blocks is None else blocks
     wide = wide_dtype(x.dtype)
     if blocks == 1:
-        return optax.softmax_cross_entropy_with_integer_labels(matmul(x, output.astype(x.dtype)).astype(wide), labels)
+        return optax.softmax_cross_entropy_with_integer_labels(matmul(x, output).astype(wide), labels)
     # The gradient of the features adds up over the blocks, in the dtype that they have outside the loop.
     features, dtype = x.astype(wide), x.dtype
     rows = _in_blocks(output.astype(dtype), blocks)
@@ -97,11 +97,11 @@ def whole_logits(
     """
     if blocks is None:
         blocks = _blocks(output.shape[0]) if splits_parameters() else 1
-    output, dtype = output.astype(x.dtype), x.dtype
+    dtype = x.dtype
     if blocks == 1:
         return matmul(x, output)
     features = x.astype(wide_dtype(dtype))  # as in `cross_entropy`
-    parts = jax.lax.map(lambda rows: matmul(features.astype(dtype), rows), _in_blocks(output, blocks))
+    parts = jax.lax.map(lambda rows: matmul(features.astype(dtype), rows), _in_blocks(output.astype(dtype), blocks))
     return jnp.moveaxis(parts, 0, -1).reshape(*x.shape[:-1], -1)
 
 
