@@ -109,7 +109,7 @@ def partition_spec(spec: ParamSpec, rules: Rules = DEFAULT_RULES) -> PartitionSp
         >>> import tprog
         >>> from tprog.params import spec_of
         >>> tuple(partition_spec(spec_of(tprog.named_size("3B"), "layers.attention.query")))
-        (None, 'fsdp', 'tensor', None)
+        (None, 'tensor', None, 'fsdp')
     """
     return PartitionSpec(*(_mesh_axis(axis, rules) for axis in spec.axes))
 

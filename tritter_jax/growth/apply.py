@@ -49,7 +49,7 @@ def grow(params: Tree, plan: Plan, shardings: Tree | None = None, *, donate: boo
         ...                           intermediate_size=48, vocab_size=50)
         >>> plan = make_plan(small, large, layers=[1])
         >>> grow(init_params(small), plan)["layers"]["mlp"]["up"].shape
-        (3, 40, 48)
+        (3, 48, 40)
     """
     check_tree(params, plan.source, where="the parameters to grow")
     require_precision(plan.target.dtype)

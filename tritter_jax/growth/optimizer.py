@@ -59,7 +59,7 @@ def grow_optimizer(
         >>> adam = optax.adam(1e-3)
         >>> state = adam.init(init_params(small))
         >>> grow_optimizer(state, make_plan(small, large), adam)[0].nu["layers"]["mlp"]["up"].shape
-        (2, 20, 48)
+        (2, 48, 20)
     """
     chosen = choose("optimizer", strategy, MOMENTS)
     if chosen.factors is not None:

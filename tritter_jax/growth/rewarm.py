@@ -35,7 +35,7 @@ def scale_entries(plan: Plan, pick: Pick, schedule: optax.Schedule) -> optax.Gra
         ...                           vocab_size=16)
         >>> halved = scale_entries(make_plan(small, large), "new", lambda count: 0.5)
         >>> ones = jax.tree.map(jnp.ones_like, init_params(large))
-        >>> halved.update(ones, halved.init(ones))[0]["layers"]["mlp"]["down"][0, :, 0].tolist()
+        >>> halved.update(ones, halved.init(ones))[0]["layers"]["mlp"]["down"][0, 0].tolist()
         [1.0, 1.0, 0.5]
     """
     told = new_parameters(plan)

@@ -183,7 +183,7 @@ def init_params(config: ModelConfig, *, seed: int = 0) -> Params:
         >>> config = tprog.ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2,
         ...                            intermediate_size=48, vocab_size=64)
         >>> init_params(config, seed=0)["layers"]["mlp"]["up"].shape
-        (2, 32, 48)
+        (2, 48, 32)
     """
     require_precision(config.dtype)
     if not 0 <= seed < 1 << 32:
