@@ -19,9 +19,9 @@ except ImportError:  # pragma: no cover - Windows
 
 CHUNK = 8 << 20
 """Bytes read at a time of a file that exists."""
-BLOCK = 1 << 20
+BLOCK = 4 << 20
 """Bytes written at a time."""
-_BLOCKS = 8
+_BLOCKS = 4
 _DIRECT = getattr(os, "O_DIRECT", 0) if fcntl else 0
 
 Block = tuple[np.ndarray, int]
