@@ -1,6 +1,6 @@
 """Reading and writing checkpoints, side by side with other formats, in one run.
 
-    python -m tests.benchmarks.bench_files [--directory /dev/shm/bench] [--rounds 3] [--layers 22]
+    python -m tests.benchmarks.bench_files [--directory DIRECTORY] [--rounds 3] [--layers 22]
 
 The model is llama-shaped, bfloat16: 2.05 GiB in 201 tensors as it stands. Each row runs in a process of its own, with
 the page cache warm; the best of its rounds counts. `extra` is the most memory held beyond the arrays and what the
@@ -13,6 +13,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -276,7 +277,7 @@ def leaves(tree: Any) -> list:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--directory", type=Path, default=Path("/dev/shm/bench"))
+    parser.add_argument("--directory", type=Path, help="keeps 15 GB there; a temporary one when left out")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=22)
     parser.add_argument("--only", default="", help="rows whose name holds this")
@@ -286,12 +287,16 @@ def main() -> None:
         make_model(options.directory, options.layers)
     elif options.row:
         print(json.dumps(run_row(options.row, options.directory, options.rounds, options.layers)))
-    else:
+    elif options.directory:
+        options.directory.mkdir(parents=True, exist_ok=True)
         table(options)
+    else:
+        with tempfile.TemporaryDirectory() as temporary:
+            options.directory = Path(temporary)
+            table(options)
 
 
 def table(options: argparse.Namespace) -> None:
-    options.directory.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
 
     def child(row: str) -> str:

@@ -22,8 +22,8 @@ from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.fill import deviation_of, draw_key, fill_rows, fills_at_random, on_axis, sum_of_squares
 from tritter_jax.growth.leaf import LeafGrowth, scaled, scaled_by_layer
 
-_BLOCK = 1 << 20
-"""Bytes of a block. The allocator gives larger ones back and asks for new pages each time."""
+_BLOCK = 4 << 20
+"""Bytes of a block: smaller ones are called for too often, larger ones leave the caches."""
 
 
 def entry_by_entry(growth: LeafGrowth) -> bool:

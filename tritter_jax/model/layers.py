@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped, UInt16
 from tprog import ModelConfig
 
 from tritter_jax.dtypes import wide_dtype
@@ -60,7 +60,7 @@ def matmul(x: Float[Array, "... d"], kernel: Float[Array, "f d"]) -> Float[Array
     writes out a transposed copy, which costs more than the product.
     """
     flat = x.reshape(-1, x.shape[-1])
-    widens = kernel.dtype.itemsize < x.dtype.itemsize and not splits_parameters()
+    widens = kernel.dtype == jnp.bfloat16 and x.dtype != jnp.bfloat16 and not splits_parameters()
     product = _run_by_run if widens and len(flat) <= _FEW else _at_once
     return product(flat, kernel).reshape(*x.shape[:-1], kernel.shape[0])
 
@@ -70,15 +70,23 @@ def _at_once(x: Float[Array, "p d"], kernel: Float[Array, "f d"]) -> Float[Array
 
 
 _FEW = 64
-_ENTRIES_AT_ONCE = 1 << 18
+_ENTRIES_AT_ONCE = 1 << 20
 
 
 def _run_by_run(x: Float[Array, "p d"], kernel: Float[Array, "f d"]) -> Float[Array, "p f"]:
-    """Of few positions, widening the kernel takes longer than the product; some rows of it stay in the caches."""
+    """Of few positions, widening the kernel takes longer than the product; some rows of it stay in the caches.
+
+    XLA would widen a bfloat16 array whole before it takes rows of it, but not its bits.
+    """
     most = max(1, _ENTRIES_AT_ONCE // kernel.shape[1])
     rows = next(count for count in range(min(most, len(kernel)), 0, -1) if len(kernel) % count == 0)
-    parts = jax.lax.map(lambda part: _at_once(x, part), kernel.reshape(-1, rows, kernel.shape[1]))
-    return jnp.moveaxis(parts, 0, 1).reshape(len(x), -1)
+    bits = jax.lax.bitcast_convert_type(kernel, jnp.uint16).reshape(-1, rows, kernel.shape[1])
+
+    def product(part: UInt16[Array, "r d"]) -> Float[Array, "r p"]:
+        wide = jax.lax.bitcast_convert_type(part.astype(jnp.uint32) << 16, jnp.float32)
+        return wide.astype(x.dtype) @ x.T
+
+    return jax.lax.map(product, bits).reshape(len(kernel), len(x)).T
 
 
 _QUERIES_AT_ONCE = 1024
