@@ -47,7 +47,7 @@ class HashedFile:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
         self._direct = _Direct(self._descriptor)
         self._hash = hashlib.sha256()
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._free: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         for _ in range(_BLOCKS):
             self._free.put(None)
@@ -134,8 +134,8 @@ class HashedFile:
             try:
                 if self._failure is None:
                     self._direct.write(block[0][: block[1]].data)
-            except OSError as error:
-                self._failure = error
+            except Exception as error:
+                self._failure = error  # for whoever writes next; this thread goes on, or they would wait for it
             self._free.put(block[0])
 
 
