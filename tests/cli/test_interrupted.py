@@ -36,7 +36,9 @@ def command(tmp_path):
         "--out",
         tmp_path / "to" / "large.tprog",
     ]
-    tritter = [sys.executable, "-c", "from tritter_jax.cli.main import main; main()"]
+    # What is started in the background of a shell ignores Ctrl-C, and so do its children.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    tritter = [sys.executable, "-c", f"{heard}; from tritter_jax.cli.main import main; main()"]
     return [*map(str, [*tritter, "expand", *paths, "--shard-size", "1MB", "--no-verify"])]
 
 
