@@ -158,7 +158,6 @@ class _Direct:
                     raise
                 self._possible, count = False, 0
             data = data[count:]
-            whole &= not count
 
     def _switch(self, on: bool) -> None:
         if on == self._on:
