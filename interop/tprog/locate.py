@@ -70,15 +70,12 @@ def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
 
         return fetch(source, parts=parts)
 
-    found = _find(text, fetched)
-    if found is None:
-        raise UsageError(
-            text,
-            expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
-            got="none of these",
-            remedy=f"{nearest_size(text)}Check the path; `tritter sizes` lists the sizes.",
-        )
-    return found
+    return _find(
+        text,
+        fetched,
+        expected="a .tprog, a Hugging Face model directory, a named size, or org/name on the Hub",
+        remedy=f"{nearest_size(text)}Check the path; `tritter sizes` lists the sizes.",
+    )
 
 
 def tokenizer_path(text: str) -> Path:
@@ -94,24 +91,21 @@ def tokenizer_path(text: str) -> Path:
 
         return fetch_tokenizer(source)
 
-    found = _find(text, fetched)
-    if found is None:
-        raise UsageError(
-            text,
-            expected="bytes, a tokenizer.json, a directory that holds one, or org/name on the Hub",
-            got="none of these",
-            remedy="Check the path, or train one with `tritter tokenizer train`.",
-        )
-    return found
+    return _find(
+        text,
+        fetched,
+        expected="bytes, a tokenizer.json, a directory that holds one, or org/name on the Hub",
+        remedy="Check the path, or train one with `tritter tokenizer train`.",
+    )
 
 
-def _find(text: str, fetched: Callable[["HubId"], Path]) -> Path | None:
+def _find(text: str, fetched: Callable[["HubId"], Path], *, expected: str, remedy: str) -> Path:
     path = user_path(text)
     if path.exists():
         return path
     if is_size(text):
         return newest(text)
-    if (source := hub_source(text)) is None:
-        return None
-    with perhaps_a_directory(text):
-        return fetched(source)
+    if (source := hub_source(text)) is not None:
+        with perhaps_a_directory(text):
+            return fetched(source)
+    raise UsageError(text, expected=expected, got="none of these", remedy=remedy)
