@@ -31,7 +31,10 @@ CALLS = 20
 def in_xla(product: Product, arrays: list[np.ndarray], _: int) -> Callable[[], Any]:
     import jax
 
-    placed, jitted = [jax.device_put(array) for array in arrays], jax.jit(product)
+    from tritter_jax.train.processors import product_options
+
+    placed = [jax.device_put(array) for array in arrays]
+    jitted = jax.jit(product, compiler_options=product_options("cpu"))
     return lambda: jitted(*placed).block_until_ready()
 
 

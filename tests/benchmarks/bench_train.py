@@ -72,13 +72,22 @@ STRENGTH = 1e3
 """Of the penalty; what a step costs does not depend on it."""
 
 
-def jax_program(model: Any, dtype: str, form: str | None = None) -> tuple[Any, Any, Any]:
+def jax_mesh(options: Options) -> Any:
+    """As `tritter train --set mesh.data=CORES` makes it; one device on an accelerator."""
+    from tritter_jax.sharding import MeshShape, make_mesh
+    from tritter_jax.train.processors import prepare_processors
+
+    data = 1 if options.accelerator else options.cores
+    prepare_processors(data)
+    return make_mesh(MeshShape(data=data))
+
+
+def jax_program(model: Any, dtype: str, mesh: Any, form: str | None = None) -> tuple[Any, Any, Any]:
     """The jitted step as a run compiles it, its abstract state, and the optimizer; with a form of the penalty."""
     import jax
     import optax
 
     from tritter_jax.model import abstract_params
-    from tritter_jax.sharding import MeshShape, make_mesh
     from tritter_jax.train.config import EwcSection, OptimizerSection
     from tritter_jax.train.optimizer import make_optimizer
     from tritter_jax.train.state import new_state
@@ -86,7 +95,6 @@ def jax_program(model: Any, dtype: str, form: str | None = None) -> tuple[Any, A
 
     ewc = EwcSection(lambda_=STRENGTH, form=form) if form else EwcSection()
     optimizer = make_optimizer(OptimizerSection(), optax.constant_schedule(RATE), model, ewc)
-    mesh = make_mesh(MeshShape())
     jax.set_mesh(mesh)
     abstract = jax.eval_shape(lambda params: new_state(params, optimizer, 0), abstract_params(model))
     program = compile_train_step(abstract, mesh, model, optimizer, dtype=dtype, strength=ewc.lambda_)
@@ -98,13 +106,13 @@ def jax_step(directory: Path, options: Options, form: str | None = None) -> Step
     import tprog.flax
 
     from tritter_jax.continual import remember
-    from tritter_jax.sharding import MeshShape, batch_sharding, make_mesh
+    from tritter_jax.sharding import batch_sharding
     from tritter_jax.train.state import memory_shardings, new_state, state_shardings
 
+    mesh = jax_mesh(options)
     params = tprog.flax.load(directory / "model.tprog")
     model, dtype = (billion(), "bfloat16") if options.accelerator else (config(), "float32")
-    program, abstract, optimizer = jax_program(model, dtype, form)
-    mesh = make_mesh(MeshShape())
+    program, abstract, optimizer = jax_program(model, dtype, mesh, form)
     # Placed as a run places it: the step would be compiled once more for what it gives back otherwise.
     state = jax.device_put(new_state(params, optimizer, 0), state_shardings(optimizer, abstract, model, mesh))
     batch = jax.device_put(windows(model, options.batch, options.length), batch_sharding(mesh))
@@ -187,8 +195,10 @@ def compile_seconds(options: Options) -> dict[str, float]:
     import jax
     import numpy as np
 
+    mesh = jax_mesh(options)
+
     def once(layers: int) -> tuple[float, float]:
-        program, abstract, _ = jax_program(config(layers), "float32")
+        program, abstract, _ = jax_program(config(layers), "float32", mesh)
         batch = jax.ShapeDtypeStruct((options.batch, options.length + 1), np.int32)
         wall, processor = time.perf_counter(), time.process_time()
         program.lower(abstract, batch).compile()

@@ -49,9 +49,11 @@ def train(
     from tritter_jax.train.loop import Report
     from tritter_jax.train.loop import train as run
     from tritter_jax.train.processes import all_or_none, is_first, start_processes
+    from tritter_jax.train.processors import prepare_processors
     from tritter_jax.train.setup import Run, prepare
 
     start_processes(distributed=distributed)
+    prepare_processors(1 if jax.distributed.is_initialized() else settings.mesh.named)
 
     with stages(told=is_first()) as stage:
 

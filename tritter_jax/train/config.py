@@ -1,6 +1,7 @@
 """The run configuration: a TOML file, every field of which the command line can override."""
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -116,6 +117,11 @@ class MeshSection(_Section):
     fsdp: Axis = 1
     tensor: Axis = 1
     rules: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def named(self) -> int:
+        """Number of devices that the axes name, one of -1 left out."""
+        return math.prod(size for size in (self.data, self.fsdp, self.tensor) if size != -1)
 
 
 class MachineSection(_Section):

@@ -1,6 +1,5 @@
 """From a run configuration to what a run needs: model, data, mesh, optimizer. Everything is checked here."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -212,14 +211,13 @@ def mesh_shape(section: MeshSection, devices: Sequence[Any] | None = None) -> Me
     """
     sizes = {name: getattr(section, name) for name in MESH_AXES}
     left = [name for name, size in sizes.items() if size == -1]
-    given = math.prod(size for size in sizes.values() if size != -1)
     count = len(jax.devices() if devices is None else devices)
-    if len(left) > 1 or (left and count % given):
+    if len(left) > 1 or (left and count % section.named):
         raise UsageError(
             f"mesh.{left[-1]}", expected=f"one axis of -1, the others dividing the {count} devices",
             got=" x ".join(map(str, sizes.values())), remedy="Name the number of devices along each axis.",
         )  # fmt: skip
-    return MeshShape(**(sizes | dict.fromkeys(left, count // given)))
+    return MeshShape(**(sizes | dict.fromkeys(left, count // section.named)))
 
 
 def _check_batch(settings: RunConfig, shape: MeshShape) -> None:

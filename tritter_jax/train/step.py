@@ -14,6 +14,7 @@ from tprog import ModelConfig
 from tritter_jax.continual import Memory, penalty
 from tritter_jax.model import token_losses
 from tritter_jax.sharding import DEFAULT_RULES, Rules, batch_sharding, param_shardings, replicated, split_batch
+from tritter_jax.train.processors import product_options
 from tritter_jax.train.state import TrainState, memory_shardings, state_shardings
 
 Metrics = dict[str, Float[Array, ""] | Bool[Array, ""]]
@@ -142,6 +143,7 @@ def compile_train_step(
         in_shardings=(state, batch_sharding(mesh), *held),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
+        compiler_options=product_options(mesh.devices.flat[0].platform),
     )
 
 
