@@ -9,20 +9,22 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import tprog.flax
 from tprog import hashing
 from tprog.reader import Checkpoint, open_checkpoint
 
 from tritter_jax.continual import Progress
 from tritter_jax.growth import Plan, make_plan
-from tritter_jax.growth.onto_mesh import grow_onto
+from tritter_jax.growth.onto_mesh import grow_onto, grow_optimizer_onto
 from tritter_jax.sharding import MeshShape, make_mesh, param_shardings
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.fisher import Measured, measure_fisher
 from tritter_jax.train.processes import start_processes
-from tritter_jax.train.setup import prepare
+from tritter_jax.train.setup import Run, prepare
 from tritter_jax.train.state import TrainState, grow_state
 
 GROWN, MEASURED, TEXT = "grown.tprog", "measured.tprog", "text.txt"
@@ -37,11 +39,25 @@ def plan_of(source: Checkpoint) -> Plan:
     return make_plan(source.config, replace(source.config, **LARGER), layers=[1])
 
 
-def grown_state(source: Checkpoint, shape: MeshShape, directory: Path) -> TrainState:
-    """The state that training would go on with, grown where it lies."""
+def run_on(source: Checkpoint, shape: MeshShape, directory: Path) -> Run:
+    """A run that would go on from a checkpoint."""
     data = {"train": str(directory / TEXT), "cache": str(directory), "sequence_length": 32}
-    run = prepare(RunConfig.parse({"model": {"checkpoint": str(source.path)}, "mesh": vars(shape), "data": data}))
+    return prepare(RunConfig.parse({"model": {"checkpoint": str(source.path)}, "mesh": vars(shape), "data": data}))
+
+
+def grown_state(run: Run, source: Checkpoint) -> TrainState:
+    """The state that it would go on with, grown where it lies."""
     return grow_state(run.first_state(), plan_of(source), run.optimizer)
+
+
+def require_same_pieces(one: Any, other: Any) -> None:
+    """What this process holds of two trees is equal, bit for bit."""
+    for mine, theirs in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        # A count lies on one device here, on all of them there.
+        pieces = theirs.addressable_shards[: len(mine.addressable_shards)]
+        for piece, due in zip(mine.addressable_shards, pieces, strict=True):
+            assert piece.index == due.index
+            np.testing.assert_array_equal(piece.data, due.data)
 
 
 def measured(directory: Path, shape: MeshShape, **options) -> Measured:
@@ -57,12 +73,16 @@ def main(source: str, directory: Path, fault: str) -> None:
     start_processes()
     mine, shape = jax.process_index() == 1, MeshShape(fsdp=4, tensor=2)
     checkpoint, mesh = open_checkpoint(source), make_mesh(shape)
-    state, plan = grown_state(checkpoint, shape, directory), plan_of(checkpoint)
-    params = grow_onto(checkpoint, plan, param_shardings(plan.target, mesh))
-    assert not any(leaf.is_fully_addressable for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+    run, plan = run_on(checkpoint, shape, directory), plan_of(checkpoint)
+    shardings = param_shardings(plan.target, mesh)
+    params = grow_onto(checkpoint, plan, shardings)
+    opt_state = grow_optimizer_onto(checkpoint, plan, run.optimizer, shardings)
+    for tree in (params, opt_state):
+        assert not any(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree) if leaf.ndim > 1)
+    require_same_pieces(opt_state, grown_state(run, checkpoint).opt_state)
     if fault == "save" and mine:
         hashing.HashedFile.write = lambda self, data: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
-    tprog.flax.save(directory / GROWN, params, plan.target, opt_state=state.opt_state)
+    tprog.flax.save(directory / GROWN, params, plan.target, opt_state=opt_state)
 
     def report(at: Progress) -> None:
         if fault == "measure" and mine and at.rows == STALLED:

@@ -70,7 +70,7 @@ def assert_grown(directory: Path, source: Path) -> None:
     assert verify(found.path).ok
     assert len(list(found.path.glob("weights-*.safetensors"))) >= 2
     assert same_values(tprog.flax.load(found), grow(tprog.flax.load(old), member.plan_of(old)))
-    state = member.grown_state(old, MeshShape(), directory)
+    state = member.grown_state(member.run_on(old, MeshShape(), directory), old)
     stored = load_optimizer(found, state.opt_state)
     for got, expected in zip(jax.tree.leaves(stored), jax.tree.leaves(state.opt_state), strict=True):
         np.testing.assert_array_equal(got, expected)

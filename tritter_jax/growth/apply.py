@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
 from tprog import ParameterError, check_tree
 from tprog.params import Path
@@ -147,7 +147,18 @@ def grow_leaf(
     y = _compiled(growth, spread, reuse)(x)
     if donate and concrete and not x.is_deleted():
         x.delete()
+    if spread is not None and not isinstance(y, Tracer) and _meets_others(spread.mesh):
+        y.block_until_ready()
     return y
+
+
+def _meets_others(mesh: Mesh) -> bool:
+    """Whether growths in flight could wait for each other: on processors, whose threads wait in several processes.
+
+    A collective keeps a thread of XLA's pool until the other processes have come to it; programs that were started
+    together, and a compilation meanwhile, want the threads that the others need to get there.
+    """
+    return jax.process_count() > 1 and mesh.devices.flat[0].platform == "cpu"
 
 
 def _in_steps(x: Any, steps: tuple[LeafGrowth, ...], spread: Spread, *, donate: bool) -> Any:
