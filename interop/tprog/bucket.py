@@ -103,6 +103,23 @@ def download(url: str, destination: str | Path | None = None, *, overwrite: bool
     return Moved(path=str(path), files=tuple(sorted(listed)))
 
 
+def require_writable(url: str) -> None:
+    """Make sure that files in a directory on a bucket can be written and removed: a small one is.
+
+    Args:
+        url: the directory, such as `gs://bucket/runs/a`; it need not exist.
+
+    Raises:
+        UsageError: there is no such bucket, or it cannot be reached or written.
+    """
+    with _told(url):
+        files, root = _open(url)
+        probe = f"{root}/.writable"
+        files.info(root.partition("/")[0])
+        files.pipe_file(probe, b"May be removed.")
+        files.rm_file(probe)
+
+
 def _open(url: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs

@@ -132,13 +132,13 @@ class RunCheckpoints:
     """The checkpoints of one run under Orbax: saved in the background, the last and the best kept.
 
     Args:
-        directory: where they lie, one folder a step.
+        directory: where they lie, one folder a step; or the URL of a directory on a bucket.
         keep_last: number of latest checkpoints that stay.
         keep_best: number of checkpoints with the lowest held-out loss that stay as well.
         saving: whether to save; what killed saves have left is then removed.
     """
 
-    def __init__(self, directory: Path, *, keep_last: int = 1, keep_best: int = 0, saving: bool = True) -> None:
+    def __init__(self, directory: Path | str, *, keep_last: int = 1, keep_best: int = 0, saving: bool = True) -> None:
         policies = ocp.training.preservation_policies
         kept: list[Any] = [policies.LatestN(keep_last)]
         if keep_best:
@@ -151,12 +151,14 @@ class RunCheckpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
-        if saving:
-            directory.mkdir(parents=True, exist_ok=True)
+        if isinstance(directory, Path):
+            if saving:
+                directory.mkdir(parents=True, exist_ok=True)
+            directory = str(directory.resolve())
         with _options():
             # Orbax's policies do not meet the letter of its own protocols' annotations, hence the casts.
             self._checkpointer = ocp.training.Checkpointer(
-                str(directory.resolve()),
+                directory,
                 save_decision_policy=cast(Any, ocp.training.save_decision_policies.FixedIntervalPolicy(1)),
                 preservation_policy=cast(Any, policies.AnyPreservationPolicy(kept)),
                 cleanup_tmp_directories=saving,
@@ -233,6 +235,21 @@ class RunCheckpoints:
             got=f"{type(error).__name__}: {error}"[:300],
             remedy="Go on with the configuration that began the run, or choose another output.directory.",
         )
+
+    def move_aside(self, step: int, aside: Path | None) -> str:
+        """Move a checkpoint out of the way.
+
+        Args:
+            step: which one.
+            aside: the new directory; one beside the other checkpoints where None.
+
+        Returns:
+            Where it is now.
+        """
+        directory = self._checkpointer.directory
+        there = directory / f"damaged-checkpoint-{step}" if aside is None else aside
+        (directory / str(step)).rename(there)
+        return str(there)
 
     def reload(self) -> None:
         """Look again which checkpoints there are."""

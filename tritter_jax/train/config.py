@@ -138,9 +138,13 @@ class MachineSection(_Section):
 
 
 class OutputSection(_Section):
-    """Where results go and how often; intervals in steps, 0 for never."""
+    """Where results go and how often; intervals in steps, 0 for never.
+
+    `checkpoints` is where the run's own checkpoints lie: in the run directory, or a directory or `gs://bucket/path`.
+    """
 
     directory: str = "runs/run"
+    checkpoints: str | None = None
     log_interval: Positive = 10
     eval_interval: NotNegative = 100
     eval_batches: Positive = 20
@@ -220,7 +224,8 @@ class RunConfig(_Section):
     def portable(self) -> dict[str, Any]:
         """The settings as JSON, without the places of model, tokenizer, cache and results on this machine."""
         left_out = {
-            "model": {"size", "config", "checkpoint"}, "data": {"tokenizer", "cache"}, "output": {"directory"}
+            "model": {"size", "config", "checkpoint"}, "data": {"tokenizer", "cache"},
+            "output": {"directory", "checkpoints"},
         }  # fmt: skip
         return self.model_dump(mode="json", exclude_none=True, by_alias=True, exclude=left_out)
 

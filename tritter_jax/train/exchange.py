@@ -16,16 +16,17 @@ from tritter_jax.model import abstract_params
 from tritter_jax.train.checkpoint import RunCheckpoints
 from tritter_jax.train.config import IN_RUN, RunConfig
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
+from tritter_jax.train.places import CHECKPOINTS, checkpoints_of
 from tritter_jax.train.publish import RUN, write_state
-from tritter_jax.train.resume import CHECKPOINTS, SETTINGS
-from tritter_jax.train.start import START, open_start, write_start
+from tritter_jax.train.resume import SETTINGS
+from tritter_jax.train.start import START, has_start, open_start, write_start
 from tritter_jax.train.state import TrainState, new_state
 
 
 def is_run(path: str | Path) -> bool:
     """Whether a directory is one that `tritter train` made."""
     directory = Path(path)
-    return (directory / SETTINGS).is_file() and (directory / CHECKPOINTS).is_dir()
+    return (directory / SETTINGS).is_file() and (has_start(directory) or (directory / CHECKPOINTS).is_dir())
 
 
 def belongs_to_run(checkpoint: Checkpoint) -> bool:
@@ -88,13 +89,13 @@ def import_run(source: str | Path, destination: str | Path, *, step: int | None 
     directory = Path(source).expanduser().resolve()
     refuse_taken(destination, overwrite=bool(options.get("overwrite")), source=directory / CHECKPOINTS)
     start = open_start(directory)
-    settings = RunConfig.load(directory / SETTINGS)
+    settings = RunConfig.load(directory / SETTINGS, fields={"output": {"directory": str(directory)}})
     config = start.config
     optimizer = _optimizer(settings, config)
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(lambda params: new_state(params, optimizer, 0), abstract_params(config))
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-    checkpoints = RunCheckpoints(directory / CHECKPOINTS, saving=False)
+    checkpoints = RunCheckpoints(checkpoints_of(settings), saving=False)
     try:
         chosen = checkpoints.latest if step is None else step
         if chosen is None or chosen not in checkpoints.steps:
@@ -130,4 +131,8 @@ def _optimizer(settings: RunConfig, config: ModelConfig) -> optax.GradientTransf
 
 def _is_export(path: Path) -> bool:
     """A run directory with nothing in it but what an export writes."""
-    return is_run(path) and {entry.name for entry in path.iterdir()} <= {SETTINGS, START, CHECKPOINTS}
+    return (
+        (path / CHECKPOINTS).is_dir()
+        and is_run(path)
+        and {entry.name for entry in path.iterdir()} <= {SETTINGS, START, CHECKPOINTS}
+    )

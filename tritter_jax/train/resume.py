@@ -8,13 +8,13 @@ from tprog.disk import told_plainly
 
 from tritter_jax.data import TrainBatches
 from tritter_jax.train.checkpoint import RunCheckpoints
+from tritter_jax.train.places import checkpoints_of
 from tritter_jax.train.processes import all_or_none, is_first
 from tritter_jax.train.setup import Run
 from tritter_jax.train.start import write_start
 from tritter_jax.train.state import TrainState
 
 SETTINGS = "run.toml"
-CHECKPOINTS = "checkpoints"
 Say = Callable[[str], None]
 """Told, in a sentence, of what the user should know and need not mend."""
 
@@ -29,7 +29,8 @@ def open_run(run: Run, say: Say) -> RunCheckpoints:
     with told_plainly(directory):
         directory.mkdir(parents=True, exist_ok=True)
         output = run.settings.output
-        checkpoints = RunCheckpoints(directory / CHECKPOINTS, keep_last=output.keep_last, keep_best=output.keep_best)
+        place = checkpoints_of(run.settings)
+        checkpoints = RunCheckpoints(place, keep_last=output.keep_last, keep_best=output.keep_best)
     try:
         all_or_none(lambda: _claim(run, checkpoints, say))
     except BaseException:
@@ -47,8 +48,10 @@ def _claim(run: Run, checkpoints: RunCheckpoints, say: Say) -> None:
             say(f"checkpoint {step} is damaged: {error}")
             continue
         if found != config_to_json(run.config):
+            elsewhere = run.settings.output.checkpoints
             raise UsageError(
-                "output.directory", expected="a run of this model", got=f"checkpoints of another one in {directory}",
+                "output.checkpoints" if elsewhere else "output.directory", expected="a run of this model",
+                got=f"checkpoints of another one in {elsewhere or directory}",
                 remedy="Choose another directory, or go on with the configuration that began the run.",
             )  # fmt: skip
         break
@@ -101,10 +104,11 @@ def _echo(run: Run) -> None:
 def _move_aside(run: Run, checkpoints: RunCheckpoints, damaged: list[int], say: Say) -> None:
     if not damaged:
         return
-    directory = run.settings.directory
+    output, directory = run.settings.output, run.settings.directory
     for step in damaged if is_first() else ():
-        aside = directory / f"damaged-checkpoint-{step}"
-        (directory / CHECKPOINTS / str(step)).rename(aside)
+        aside = checkpoints.move_aside(
+            step, None if output.checkpoints else directory.resolve() / f"damaged-checkpoint-{step}"
+        )
         say(f"checkpoint {step} could not be read, and was moved to {aside}; going on from an earlier one")
     all_or_none(checkpoints.reload)
 

@@ -24,6 +24,7 @@ from tritter_jax.sharding import DEFAULT_RULES, MESH_AXES, MeshShape, Rules, mak
 from tritter_jax.train.config import MeshSection, RunConfig
 from tritter_jax.train.kept import check_kept
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
+from tritter_jax.train.places import require_checkpoints
 from tritter_jax.train.processes import batch_part, spread
 from tritter_jax.train.start import Start, has_start, open_start
 from tritter_jax.train.state import TrainState, new_state, state_shardings
@@ -110,6 +111,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
         UsageError, ConfigError, FormatError: something is missing, or two things do not go together.
     """
     refuse_url(settings.output.directory)
+    require_checkpoints(settings)
     origin, tokenizer, model = choose_model(settings)
     layout = lay_out(settings, model)
     batch_part(layout.mesh)  # raises where a process would have nothing to do
