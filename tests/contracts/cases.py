@@ -160,11 +160,23 @@ FRESH = replace(BOTH, width="fresh")
 EACH_MODEL = [(model, BOTH if model.takes(BOTH) else FRESH) for model in MODELS]
 """Every model once, with the largest growth it has: for contracts that cost much to check."""
 
+_FIRST = {model.widens: model for model in reversed(MODELS)}.values()
+_OTHERS = set(PAIRS) - set(EACH_MODEL) - {(model, growth) for model, growth in PAIRS if model in _FIRST}
+"""All but every model once, and every growth of the first model of each kind."""
+
 
 def cases(pairs: list[tuple[Model, Growth]]) -> pytest.MarkDecorator:
-    """Parametrise a test over pairs of `model` and `growth`."""
-    ids = [f"{model.name}-{growth.name}" for model, growth in pairs]
-    return pytest.mark.parametrize(("model", "growth"), pairs, ids=ids)
+    """Parametrise a test over pairs of `model` and `growth`; what is neither's only case is slow."""
+    return pytest.mark.parametrize(
+        ("model", "growth"),
+        [
+            pytest.param(
+                model, growth, id=f"{model.name}-{growth.name}",
+                marks=pytest.mark.slow if (model, growth) in _OTHERS else (),
+            )
+            for model, growth in pairs
+        ],
+    )  # fmt: skip
 
 
 def in_dtype(config: ModelConfig, dtype: str) -> ModelConfig:

@@ -14,6 +14,8 @@ from tritter_jax.growth.axis_map import axis_map
 from tritter_jax.growth.drift import precision
 
 FLOAT32 = 2e-6
+SQUARED = 2 * FLOAT32
+"""Squaring doubles a relative error; some processors' order of sums brings relu2 past FLOAT32."""
 SEEN = 2e-3
 """What the negative controls must differ by: no tolerance comes near it but bfloat16's."""
 
@@ -42,7 +44,8 @@ def test_float32_keeps_the_function_to_rounding(model, growth):
     plan = growth.plan(in_dtype(model.config, "float32"))
     assert plan.guarantee.exact
     # An 8-bit activation may fall to the other of two levels: tests/growth/test_ternary.py looks closer.
-    bound = plan.guarantee.tolerance if plan.keeps_codes else FLOAT32
+    rounding = SQUARED if model.config.family_record.activation == "relu2" else FLOAT32
+    bound = plan.guarantee.tolerance if plan.keeps_codes else rounding
     assert drift(plan) < bound <= plan.guarantee.tolerance
 
 
