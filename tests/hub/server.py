@@ -12,10 +12,12 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+from tests.loopback import serving
 
 TOKEN = "hf_only_for_the_hub_of_the_tests"
 LARGE = 2_000
@@ -357,16 +359,7 @@ _ROUTES: tuple[tuple[str, str, _Answer], ...] = (
 def running_hub() -> Iterator[Hub]:
     """A hub that answers on a free port of the loopback interface until the block ends."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    # Another name for the same place: a client must not bring its token there.
-    hub.endpoint, hub.elsewhere = (f"http://{name}:{server.server_port}" for name in ("127.0.0.1", "localhost"))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
+    with serving(type("Handler", (_Handler,), {"hub": hub})) as port:
+        # Another name for the same place: a client must not bring its token there.
+        hub.endpoint, hub.elsewhere = (f"http://{name}:{port}" for name in ("127.0.0.1", "localhost"))
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

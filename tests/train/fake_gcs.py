@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from tests.loopback import serving
+
 BUCKET = "bucket"
 OBJECTS = f"/storage/v1/b/{BUCKET}/o"
 UPLOADS = f"/upload{OBJECTS}"
@@ -125,9 +127,6 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         address = urlsplit(self.path)
         query = {key: values[0] for key, values in parse_qs(address.query, keep_blank_values=True).items()}
-        if address.path.startswith("/batch"):
-            self._batch(body)
-            return
         with self.gcs.lock:
             self.gcs.requests.append(f"{self.command} {self.path}")
             refused = self.gcs.refuse(self.command, unquote(self.path))
@@ -153,10 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
             )  # fmt: skip
         elif path == f"/storage/v1/b/{BUCKET}/storageLayout":
             self._answer(200, {"kind": "storage#storageLayout", "bucket": BUCKET, "location": "US"})
-        elif copy := re.fullmatch(
-            rf"{OBJECTS}/([^/]+)/(rewriteTo/b/{BUCKET}|copyTo/b/{BUCKET}|moveTo)/o/([^/]+)", path
-        ):
-            self._copy(unquote(copy[1]), unquote(copy[3]), copy[2].partition("/")[0])
+        elif move := re.fullmatch(rf"{OBJECTS}/([^/]+)/moveTo/o/([^/]+)", path):
+            self._move(*map(unquote, move.groups()))
         elif found := re.fullmatch(rf"(?:{OBJECTS}|{DOWNLOADS}|/{BUCKET})/(.+)", path):
             self._object(method, unquote(found[1]), query, media=path.startswith((DOWNLOADS, f"/{BUCKET}/")))
         else:
@@ -196,16 +193,11 @@ class _Handler(BaseHTTPRequestHandler):
         headers["Content_Range"] = f"bytes {first}-{last}/{len(content)}"
         self._answer(206, content[first : last + 1], **headers)
 
-    def _copy(self, source: str, destination: str, how: str) -> None:
+    def _move(self, source: str, destination: str) -> None:
         if source not in self.gcs.objects:
             self._error(404, f"No such object: {BUCKET}/{source}")
-            return
-        about = self.gcs.put(destination, self.gcs.objects[source][0])
-        if how == "moveTo":
-            del self.gcs.objects[source]
-        size = about["size"]
-        done = {"kind": "storage#rewriteResponse", "done": True, "totalBytesRewritten": size, "objectSize": size}
-        self._answer(200, done | {"resource": about} if how == "rewriteTo" else about)
+        else:
+            self._answer(200, self.gcs.put(destination, self.gcs.objects.pop(source)[0]))
 
     def _upload(self, method: str, query: dict[str, str], body: bytes) -> None:
         kind, name = query.get("uploadType"), query.get("name", "")
@@ -237,28 +229,6 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(308)
 
-    def _batch(self, body: bytes) -> None:
-        mark = re.search(r'boundary="?([^";]+)', self.headers["Content-Type"])
-        assert mark is not None
-        answers = b""
-        for part in body.split(b"--" + mark[1].encode())[1:-1]:
-            identity = re.search(rb"Content-ID:\s*<?([^>\r\n]+)", part, re.IGNORECASE)
-            asked = re.search(rb"(DELETE|GET) (\S+)", part)
-            assert asked is not None
-            method, path = asked[1].decode(), asked[2].decode()
-            path = urlsplit(path).path
-            with self.gcs.lock:
-                self.gcs.requests.append(f"batch {method} {path}")
-                name = unquote(path.partition(f"/b/{BUCKET}/o/")[2])
-                there = self.gcs.objects.pop(name, None) is not None
-            line = b"HTTP/1.1 204 No Content" if there else b"HTTP/1.1 404 Not Found"
-            mine = b"response-" + identity[1] if identity else b""
-            answers += (
-                b"--fake\r\nContent-Type: application/http\r\nContent-ID: <" + mine + b">\r\n\r\n" + line
-                + b"\r\nContent-Length: 0\r\n\r\n\r\n"
-            )  # fmt: skip
-        self._answer(200, answers + b"--fake--\r\n", Content_Type="multipart/mixed; boundary=fake")
-
 
 def _parts(kind: str, body: bytes) -> tuple[dict[str, Any], bytes]:
     """Metadata and content of a multipart upload."""
@@ -272,7 +242,6 @@ def _parts(kind: str, body: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
     request_queue_size = 64
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -285,16 +254,9 @@ class _Server(ThreadingHTTPServer):
 def fake_gcs() -> Iterator[FakeGcs]:
     """Serve a bucket on loopback."""
     gcs = FakeGcs()
-    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"gcs": gcs}))
-    gcs.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
+    with serving(type("Handler", (_Handler,), {"gcs": gcs}), _Server) as port:
+        gcs.url = f"http://127.0.0.1:{port}"
         yield gcs
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def environment(gcs: FakeGcs) -> dict[str, str]:
