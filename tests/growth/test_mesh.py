@@ -19,7 +19,7 @@ from tprog.tree import flatten, nest
 
 from tests.contracts.cases import params_for
 from tests.support import random_params
-from tritter_jax.growth import Plan, grow, make_plan
+from tritter_jax.growth import Plan, apply, grow, make_plan
 from tritter_jax.growth.leaf import grow_stack, leaf_growth
 from tritter_jax.growth.spread import Spread
 from tritter_jax.sharding import MeshShape, make_mesh, param_shardings
@@ -196,3 +196,18 @@ def test_taking_from_shard_to_shard_is_taking(data):
     spread = Spread(mesh, lies, lies)
     taken = jax.jit(lambda array: spread.take(array, gather, axis))(placed)
     np.testing.assert_array_equal(taken, np.take(x, gather, axis=axis))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_of_several_processes_on_processors_none_starts_a_growth_while_another_is_in_flight(monkeypatch, processes):
+    plan, mesh = plan_for("duplicate"), make_mesh(MESHES["fsdp"])
+    params = jax.device_put(random_params(SMALL), param_shardings(SMALL, mesh))
+    events: list[str] = []
+    wait, compiled = jax.block_until_ready, apply._compiled
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "block_until_ready", lambda tree: events.append("waits") or wait(tree))
+    monkeypatch.setattr(apply, "_compiled", lambda *given: events.append("starts") or compiled(*given))
+    grow(params, plan)
+    starts = events.count("starts")
+    assert starts > 1
+    assert events == (["starts"] * starts if processes == 1 else ["starts", "waits"] * starts)

@@ -148,7 +148,7 @@ def grow_leaf(
     if donate and concrete and not x.is_deleted():
         x.delete()
     if spread is not None and not isinstance(y, Tracer) and _meets_others(spread.mesh):
-        y.block_until_ready()
+        jax.block_until_ready(y)
     return y
 
 
