@@ -106,7 +106,10 @@ def is_url(path: str | Path) -> bool:
     return _URL.search(str(path)) is not None
 
 
-def refuse_url(path: str | Path) -> None:
+_MOUNT_OR_MOVE = "Mount the bucket (gcsfuse), or move .tprog checkpoints with `tritter push` and `tritter pull`."
+
+
+def refuse_url(path: str | Path, *, remedy: str = _MOUNT_OR_MOVE) -> None:
     """Refuse a URL where files are opened as such.
 
     Raises:
@@ -114,6 +117,5 @@ def refuse_url(path: str | Path) -> None:
     """
     if is_url(path):
         raise UsageError(
-            path, expected="a path of this machine, or of a bucket that is mounted on it", got="a URL",
-            remedy="Mount the bucket (gcsfuse), or move .tprog checkpoints with `tritter push` and `tritter pull`.",
+            path, expected="a path of this machine, or of a bucket that is mounted on it", got="a URL", remedy=remedy,
         )  # fmt: skip

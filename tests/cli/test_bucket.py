@@ -40,5 +40,7 @@ def test_options_for_the_hub_are_refused(tritter, model):
 )
 def test_a_url_is_no_directory_here(tritter, model, config_file, tmp_path, arguments):
     config_file("larger.json", num_hidden_layers=3)
-    assert "got a URL. Mount the bucket (gcsfuse)" in tritter(*arguments).error
+    error = tritter(*arguments).error
+    assert "got a URL. Mount the bucket (gcsfuse)" in error
+    assert ("output.checkpoints" if arguments[0] == "train" else "tritter push") in error
     assert not list(tmp_path.glob("gs*"))

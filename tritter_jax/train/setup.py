@@ -110,7 +110,10 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     Raises:
         UsageError, ConfigError, FormatError: something is missing, or two things do not go together.
     """
-    refuse_url(settings.output.directory)
+    refuse_url(
+        settings.output.directory,
+        remedy="Mount the bucket (gcsfuse), or choose a directory here, and the bucket as output.checkpoints.",
+    )
     require_checkpoints(settings)
     origin, tokenizer, model = choose_model(settings)
     layout = lay_out(settings, model)
