@@ -11,6 +11,7 @@ from tprog.reader import open_checkpoint
 
 from tests.tprog.files import assert_same_bits
 from tests.train.fake_gcs import environment, fake_gcs
+from tests.train.test_processes import ON_A_MESH, training, written  # noqa: F401
 from tests.train.test_run import losses, uninterrupted  # noqa: F401
 from tritter_jax.train import loop
 from tritter_jax.train.exchange import import_run
@@ -141,3 +142,40 @@ def test_a_bucket_that_cannot_be_written_is_told_before_anything_is_done(setting
         prepare(chosen)
     assert not Path(chosen.output.directory).exists()
     assert not bucket.objects
+
+
+def test_a_bucket_that_refuses_in_mid_run_is_told_and_the_same_run_goes_on(settings, bucket, uninterrupted):  # noqa: F811
+    def lock(at: loop.Report) -> None:
+        if at.step == 6:
+            bucket.refuse = lambda method, path: 403 if method == "POST" else None
+
+    chosen = settings("output.checkpoints=gs://bucket/a", "output.checkpoint_interval=2")
+    with pytest.raises(UsageError, match=r"gs://bucket/a: expected a checkpoint that can be written.*Forbidden"):
+        loop.train(prepare(chosen), report=lock)
+    bucket.refuse = lambda method, path: None
+    assert "2" in steps(bucket, "a")
+    loop.train(prepare(chosen))
+    assert losses(chosen) == uninterrupted
+
+
+@pytest.mark.parametrize("part", ["/state/", "/state/d/"])
+def test_a_bucket_that_may_not_be_read_is_no_damaged_checkpoint(settings, bucket, part):
+    chosen = settings("output.checkpoints=gs://bucket/a")
+    loop.train(prepare(chosen))
+    before = dict(bucket.objects)
+    bucket.refuse = lambda method, path: 403 if method == "GET" and part in path else None
+    with pytest.raises(UsageError, match=r"gs://bucket/a: expected a checkpoint that can be read"):
+        loop.train(prepare(settings("output.checkpoints=gs://bucket/a", directory="fresh")))
+    assert bucket.objects == before
+
+
+@pytest.mark.slow
+def test_two_processes_save_to_a_bucket_and_go_on_from_it(settings, written, bucket, uninterrupted):  # noqa: F811
+    for directory in ("lost", "fresh"):
+        chosen = settings("mesh.data=2", "output.checkpoints=gs://bucket/a", directory=directory)
+        with training(written(chosen)) as job:
+            assert [code for code, _ in job.finish()] == [0, 0]
+        assert steps(bucket, "a") == {"4", "8"}
+        if directory == "lost":
+            del bucket.objects["a/8/commit_success.txt"]
+    assert losses(chosen) == pytest.approx(uninterrupted[4:], rel=ON_A_MESH)

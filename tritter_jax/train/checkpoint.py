@@ -5,6 +5,7 @@
 """
 
 import gc
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import tprog.flax
 from orbax.checkpoint import v1 as ocp
-from tprog import FormatError, ModelConfig, config_to_json, load_config
+from tprog import FormatError, ModelConfig, TritterError, UsageError, config_to_json, load_config
 from tprog.commit import new_directory, refuse_taken
 from tprog.config_json import as_family
 from tprog.jsonio import write_json
@@ -128,6 +129,25 @@ def _options() -> ocp.Context:
     return context
 
 
+_UNREADABLE = (ValueError, KeyError, TypeError, OSError)
+_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_OUT_OF_REACH = re.compile(r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED)\b")
+"""What tensorstore calls errors where it is not the file that is wrong."""
+
+
+def _reason(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:  # Orbax wraps it in its attempts at other formats
+        error = error.__cause__
+    return error
+
+
+def _is_damage(error: BaseException) -> bool:
+    reason = _reason(error)
+    if isinstance(reason, OSError):
+        return isinstance(reason, _ABSENT)
+    return isinstance(reason, _UNREADABLE) and not _OUT_OF_REACH.search(str(reason))
+
+
 class RunCheckpoints:
     """The checkpoints of one run under Orbax: saved in the background, the last and the best kept.
 
@@ -183,24 +203,30 @@ class RunCheckpoints:
             state: a tree of arrays; random keys are stored as their data.
             place: what else is needed to go on, as JSON.
             loss: held-out loss, or None where it is not known.
+
+        Raises:
+            UsageError: the disk or the bucket refuses this save, or refused the one before.
         """
-        self._checkpointer.save_async(
-            step,
-            _raw_keys(state),
-            overwrite=True,
-            metrics=None if loss is None else {"loss": loss},
-            custom_metadata=dict(place),
-        )
+        with self._reached("be written"):
+            self._checkpointer.save_async(
+                step,
+                _raw_keys(state),
+                overwrite=True,
+                metrics=None if loss is None else {"loss": loss},
+                custom_metadata=dict(place),
+            )
 
     def place(self, step: int | None = None) -> dict[str, Any]:
         """The place that was saved with a step (the latest when None).
 
         Raises:
             FormatError: the checkpoint is damaged.
+            UsageError: the bucket cannot be reached, or may not be read.
         """
         try:
-            found = self._checkpointer.metadata(step).custom_metadata
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            with self._reached("be read"):
+                found = self._checkpointer.metadata(step).custom_metadata
+        except _UNREADABLE as error:
             raise self._unreadable(error) from None
         if not isinstance(found, Mapping) or not {"config", "data", "tokens_seen", "best_loss"} <= set(found):
             raise self._unreadable(ValueError("its metadata are not those of a run"))
@@ -215,10 +241,12 @@ class RunCheckpoints:
 
         Raises:
             FormatError: the checkpoint does not have such a state.
+            UsageError: the bucket cannot be reached, or may not be read.
         """
         try:
-            raw = self._checkpointer.load(step, _raw_keys(abstract))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+            with self._reached("be read"):
+                raw = self._checkpointer.load(step, _raw_keys(abstract))
+        except _UNREADABLE as error:
             failure = self._unreadable(error)
         else:
             return _wrapped_keys(raw, abstract)
@@ -227,12 +255,11 @@ class RunCheckpoints:
         raise failure
 
     def _unreadable(self, error: BaseException) -> FormatError:
-        while error.__cause__ is not None:  # Orbax wraps the reason in its attempts at other formats
-            error = error.__cause__
+        reason = _reason(error)
         return FormatError(
             str(self._checkpointer.directory),
             expected="a state of this model and optimizer",
-            got=f"{type(error).__name__}: {error}"[:300],
+            got=f"{type(reason).__name__}: {reason}"[:300],
             remedy="Go on with the configuration that began the run, or choose another output.directory.",
         )
 
@@ -256,8 +283,34 @@ class RunCheckpoints:
         self._checkpointer.reload()
 
     def close(self) -> None:
-        """Wait for what is being written."""
-        self._checkpointer.close()
+        """Wait for what is being written.
+
+        Raises:
+            UsageError: the disk or the bucket refuses it.
+        """
+        with self._reached("be written"):
+            self._checkpointer.close()
+
+    @contextmanager
+    def _reached(self, what: str) -> Iterator[None]:
+        """A context in which it is told plainly that a disk is full or a bucket out of reach.
+
+        What else is wrong with what is read comes as Orbax has it: that is damage, and this is none.
+        """
+        try:
+            yield
+        except (TritterError, jax.errors.JaxRuntimeError):  # the latter: another process is gone, or memory is full
+            raise
+        except Exception as error:  # gcsfs, google-cloud-storage and tensorstore have errors of their own
+            if what == "be read" and _is_damage(error):
+                raise
+            reason = _reason(error)
+            raise UsageError(
+                str(self._checkpointer.directory),
+                expected=f"a checkpoint that can {what}",
+                got=f"{type(reason).__name__}: {reason}".partition("\n")[0][:300],
+                remedy="Mend that, and run the same command: it goes on from the last whole checkpoint.",
+            ) from error
 
 
 @contextmanager
