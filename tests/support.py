@@ -1,16 +1,32 @@
 """Small models of every family, here and in transformers, and what is compiled once for all tests."""
 
+from collections.abc import Iterable
 from functools import lru_cache
+from itertools import product
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import torch
 import transformers
 from tprog import ModelConfig, config_to_json, hf_tensors, param_specs
 from tprog.tree import flatten, nest
 
 from tritter_jax.model import apply
+
+
+def every_value(**axes: Iterable[object]) -> pytest.MarkDecorator:
+    """Parametrise a test over all combinations; by default it runs a few that have each value, the rest is slow."""
+    values = [list(axis) for axis in axes.values()]
+    few = {tuple(axis[i % len(axis)] for axis in values) for i in range(max(map(len, values)))}
+    return pytest.mark.parametrize(
+        tuple(axes),
+        [
+            pytest.param(*these, id="-".join(map(str, these)), marks=() if these in few else pytest.mark.slow)
+            for these in product(*values)
+        ],
+    )
 
 
 def odd_config(family: str, **changes: object) -> ModelConfig:

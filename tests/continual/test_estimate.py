@@ -9,7 +9,7 @@ import pytest
 from tprog import UsageError, VerificationError
 
 from tests.continual.references import off, tiny_config, vector
-from tests.support import random_params, random_tokens
+from tests.support import every_value, random_params, random_tokens
 from tritter_jax.continual.accumulate import FisherSum, mean_fisher
 from tritter_jax.continual.estimate import Progress, estimate_fisher
 from tritter_jax.continual.fisher import ESTIMATORS
@@ -29,10 +29,9 @@ def batches(count: int = 2, rows: int = 8):
     return [windows_batch(random_tokens(CONFIG, (rows, 6), seed=seed)) for seed in range(count)]
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-@pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
+@every_value(shape=MESHES, estimator=ESTIMATORS)
 def test_a_mesh_gives_what_one_device_gives(shape, estimator):
-    params, mesh = random_params(CONFIG), make_mesh(shape)
+    params, mesh = random_params(CONFIG), make_mesh(MESHES[shape])
     lies = param_shardings(CONFIG, mesh)
     alone = estimate_fisher(LOGITS, params, batches(), estimator=estimator)
     spread = estimate_fisher(LOGITS, jax.device_put(params, lies), batches(), estimator=estimator, mesh=mesh)

@@ -21,7 +21,7 @@ from tests.continual.references import (
     true_label_squares,
     vector,
 )
-from tests.support import params_of, random_tokens, torch_gradients, torch_model
+from tests.support import every_value, params_of, random_tokens, torch_gradients, torch_model
 from tritter_jax.continual.accumulate import mean_fisher
 from tritter_jax.continual.estimate import estimate_fisher
 from tritter_jax.continual.fisher import ESTIMATORS, sampled
@@ -30,6 +30,10 @@ from tritter_jax.continual.likelihood import language_logits, windows_batch
 pytestmark = pytest.mark.usefixtures("x64")
 
 SHAPE = (3, 6)
+KINDS = ("llama", "qwen3", "bitnet", "tied")
+each_model = pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in MODELS]
+)
 WEIGHTS = np.array([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 0, 0]], np.float32)
 
 
@@ -39,7 +43,7 @@ def measured(config, windows, weights=None, params=None, **options):
     return mean_fisher(estimate_fisher(language_logits(config), params, [batch], **options))
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 def test_empirical_is_the_mean_of_squared_gradients_of_single_sequences(model):
     config = tiny_config(**MODELS[model])
     windows = random_tokens(config, SHAPE)
@@ -83,8 +87,7 @@ def enumerated(config, inputs):
     return jax.tree.map(lambda leaf: np.einsum("n,n...->...", p, leaf) / inputs.size, squares)
 
 
-@pytest.mark.parametrize("shape", [(1, 2), (2, 1)], ids=["two-tokens", "two-rows"])
-@pytest.mark.parametrize("model", ["llama", "tied", "bitnet"])
+@every_value(model=["llama", "tied", "bitnet"], shape=[(1, 2), (2, 1)])
 def test_sampled_over_all_labels_is_the_true_fisher_information(model, shape):
     config = tiny_config(**MODELS[model])
     inputs = random_tokens(config, shape)
@@ -115,7 +118,7 @@ def test_tied_embeddings_are_squared_after_their_two_uses_are_summed():
     assert off(found, wrong) > 0.1
 
 
-@pytest.mark.parametrize("model", MODELS)
+@each_model
 def test_sampled_is_within_four_standard_errors_of_the_true_fisher_information(model):
     config = tiny_config(**MODELS[model])
     params, windows = tiny_params(config), random_tokens(config, (2, 4))

@@ -11,7 +11,7 @@ import pytest
 from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, EACH_MODEL, GROWTHS, MODELS, PAIRS, cases, in_dtype, params_for
-from tests.support import gradients, random_params, random_tokens
+from tests.support import every_value, gradients, random_params, random_tokens
 from tritter_jax.growth import MOMENTS, grow, grow_optimizer, map_gradients, new_parameters
 from tritter_jax.growth.moments import STATES
 
@@ -22,6 +22,7 @@ LARGEST = [
 ]
 """Every model x width strategy x split, in depth too."""
 
+THIRD = {model.name: (model, growth) for model, growth in EACH_MODEL[::4]}
 ADAM = optax.scale_by_adam()
 
 
@@ -126,9 +127,9 @@ def test_every_optimizer_is_transported(name):
         np.testing.assert_allclose(got, due, rtol=rounding, atol=rounding * np.abs(due).max(), err_msg=str(path))
 
 
-@pytest.mark.parametrize("strategy", MOMENTS)
-@cases(EACH_MODEL[::4])
-def test_the_state_fits_an_optimizer_of_the_grown_model(model, growth, strategy):
+@every_value(name=THIRD, strategy=MOMENTS)
+def test_the_state_fits_an_optimizer_of_the_grown_model(name, strategy):
+    model, growth = THIRD[name]
     plan = growth.plan(model.config)
     params = params_for(plan.source)
     optimizer = optax.adamw(1e-3, mu_dtype=jnp.bfloat16)

@@ -93,12 +93,15 @@ def test_gradient_and_moments(claim):
 
 
 @pytest.mark.usefixtures("x64")
-@each_claim
-@pytest.mark.parametrize("multiple", [False, True], ids=["any ratio", "multiple"])
+@pytest.mark.parametrize(
+    ("claim", "multiple"),
+    [(claim, multiple) for claim in CLAIMS.values() for multiple in (False, True)[: 1 + (claim.grows == "width")]],
+    ids=lambda value: getattr(value, "title", "multiple" if value else "any ratio"),
+)
 def test_ternary_codes(claim, multiple):
     config = double(TERNARY)
     sizes = SIZES[claim.grows]
-    if claim.grows == "width" and multiple:
+    if multiple:
         sizes = {name: 2 * getattr(config, name) for name in WIDE}
     kept = claim.preserves.ternary == "yes" or (claim.preserves.ternary == "multiples" and multiple)
     choices = {"split": "even"} if claim.title.startswith("noise") else {}

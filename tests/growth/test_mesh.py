@@ -18,7 +18,7 @@ from tprog import GrowthError, ModelConfig
 from tprog.tree import flatten, nest
 
 from tests.contracts.cases import params_for
-from tests.support import random_params
+from tests.support import every_value, random_params
 from tritter_jax.growth import Plan, apply, grow, make_plan
 from tritter_jax.growth.leaf import grow_stack, leaf_growth
 from tritter_jax.growth.spread import Spread
@@ -75,11 +75,9 @@ def gathered(compiled) -> list[int]:
     return [size for size in sizes if size > LAYERS]
 
 
-@pytest.mark.parametrize("strategy", KEEPS)
-@pytest.mark.parametrize("growth", GROWTHS)
-@pytest.mark.parametrize("shape", MESHES.values(), ids=MESHES)
+@every_value(shape=MESHES, growth=GROWTHS, strategy=KEEPS)
 def test_the_compiled_growth_of_a_state_keeps_shardings_and_bits_and_gathers_nothing(shape, growth, strategy):
-    plan, mesh = plan_for(growth), make_mesh(shape)
+    plan, mesh = plan_for(growth), make_mesh(MESHES[shape])
     state = started(params_for(SMALL))
     before = state_shardings(ADAMW, state, SMALL, mesh)
     abstract = jax.eval_shape(partial(grow_state, plan=plan, optimizer=ADAMW), state)

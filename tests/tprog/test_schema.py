@@ -195,7 +195,7 @@ def test_the_json_schema_says_what_the_models_say():
 
 
 def test_hostile_metadata_costs_little(tmp_path):
-    """Each is refused within a second and 100 MB."""
+    """Each is refused within seconds and 100 MB: what grows faster than the text would take minutes."""
     size = FINAL["current_size"]
     start = json.dumps(FINAL | {"current_size": size})[:-1].replace('"expansion_history"', '"history"')
     texts = {
@@ -229,7 +229,7 @@ for path in sys.argv[1:]:
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
     costs = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
     assert len(costs) == len(texts)
-    assert max(seconds for seconds, _ in costs) < 1, costs
+    assert max(seconds for seconds, _ in costs) < 4, costs
     assert max(kilobytes for _, kilobytes in costs) < 100_000, costs
 
 

@@ -81,6 +81,7 @@ def test_a_fresh_machine_goes_on_exactly_from_what_lies_elsewhere(
         assert {path.name for path in Path(there).iterdir()} == {"4", "8"}
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_removed_from_a_bucket(settings, bucket):
     changes = ["output.checkpoint_interval=2", "output.keep_last=1", "output.keep_best=0", "output.eval_interval=0"]
     loop.train(prepare(settings("output.checkpoints=gs://bucket/a", *changes)))
@@ -99,6 +100,7 @@ def test_another_models_checkpoints_are_refused_and_stay(settings, bucket):
     assert bucket.objects == before
 
 
+@pytest.mark.slow
 def test_a_save_that_was_killed_is_passed_over_and_saved_anew(settings, bucket):
     chosen = settings("output.checkpoints=gs://bucket/a")
     loop.train(prepare(chosen))
@@ -158,7 +160,7 @@ def test_a_bucket_that_refuses_in_mid_run_is_told_and_the_same_run_goes_on(setti
     assert losses(chosen) == uninterrupted
 
 
-@pytest.mark.parametrize("part", ["/state/", "/state/d/"])
+@pytest.mark.parametrize("part", [pytest.param("/state/", marks=pytest.mark.slow), "/state/d/"])
 def test_a_bucket_that_may_not_be_read_is_no_damaged_checkpoint(settings, bucket, part):
     chosen = settings("output.checkpoints=gs://bucket/a")
     loop.train(prepare(chosen))

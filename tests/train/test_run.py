@@ -188,7 +188,10 @@ def test_a_step_that_is_not_finite_changes_nothing(settings):
         np.testing.assert_array_equal(before, now)
 
 
-@pytest.mark.parametrize("mesh", ["data=8", "fsdp=8", "data=2 fsdp=2 tensor=2"])
+@pytest.mark.parametrize(
+    "mesh",
+    [*(pytest.param(f"{axis}=8", marks=pytest.mark.slow) for axis in ("data", "fsdp")), "data=2 fsdp=2 tensor=2"],
+)
 def test_a_mesh_gives_the_losses_of_one_device(settings, uninterrupted, mesh):
     chosen = settings(*(f"mesh.{part}" for part in mesh.split()), directory="mesh")
     loop.train(prepare(chosen))
