@@ -19,10 +19,10 @@ from tprog.writer import write_checkpoint
 from tests.cli.conftest import entries, tritter  # noqa: F401 - a fixture
 from tests.tprog.files import assert_same_bits, random_arrays
 from tritter_jax.train import loop
-from tritter_jax.train.checkpoint import export_orbax, import_orbax
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.exchange import export_run, import_run
 from tritter_jax.train.metrics import read_metrics
+from tritter_jax.train.orbax_export import export_orbax, import_orbax
 from tritter_jax.train.setup import prepare
 
 

@@ -59,7 +59,7 @@ def import_(
 
             path = import_run(directory, destination, step=step, shard_size=limit, overwrite=overwrite)
         elif (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file():
-            from tritter_jax.train.checkpoint import import_orbax
+            from tritter_jax.train.orbax_export import import_orbax
 
             path = import_orbax(directory, destination, shard_size=limit, overwrite=overwrite)
         else:
@@ -108,8 +108,8 @@ def export(
     with stages() as stage:
         stage("writing")
         if to is Destination.orbax:
-            from tritter_jax.train.checkpoint import export_orbax
             from tritter_jax.train.exchange import belongs_to_run, export_run
+            from tritter_jax.train.orbax_export import export_orbax
 
             write = export_run if belongs_to_run(checkpoint) else export_orbax
             path = write(checkpoint, place, overwrite=overwrite)
