@@ -103,18 +103,19 @@ def download(url: str, destination: str | Path | None = None, *, overwrite: bool
     return Moved(path=str(path), files=tuple(sorted(listed)))
 
 
-def require_writable(url: str) -> None:
+def require_writable(url: str, name: str = ".writable") -> None:
     """Make sure that files in a directory on a bucket can be written and removed: a small one is.
 
     Args:
         url: the directory, such as `gs://bucket/runs/a`; it need not exist.
+        name: what the file is called.
 
     Raises:
         UsageError: there is no such bucket, or it cannot be reached or written.
     """
     with _told(url):
         files, root = _open(url)
-        probe = f"{root}/.writable"
+        probe = f"{root}/{name}"
         files.info(root.partition("/")[0])
         files.pipe_file(probe, b"May be removed.")
         files.rm_file(probe)
@@ -168,13 +169,23 @@ def _require_whole(directory: Path, where: object) -> None:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
-    """A context in which what a bucket refuses is an error that says so: each library below has errors of its own."""
-    logger = logging.getLogger("gcsfs")  # which would print the whole of what is told below
+def quiet() -> Iterator[None]:
+    """A context in which gcsfs prints nothing of the errors that are told by others."""
+    logger = logging.getLogger("gcsfs")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
         yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """A context in which what a bucket refuses is an error that says so: each library below has errors of its own."""
+    try:
+        with quiet():
+            yield
     except TritterError:
         raise
     except ImportError as error:
@@ -188,5 +199,3 @@ def _told(url: str) -> Iterator[None]:
             got=f"{type(error).__name__}: {error}".partition("\n")[0][:300],
             remedy="Check the URL, and that you are logged in (for gs://, `gcloud auth application-default login`).",
         ) from None  # fmt: skip
-    finally:
-        logger.setLevel(level)

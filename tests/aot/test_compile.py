@@ -50,6 +50,7 @@ def test_the_training_step_compiles_for_each_generation(topology, slices):
         assert 2 < across * said["devices"] / slices / said["parameters"] < 5
 
 
+@pytest.mark.slow
 def test_a_step_of_the_fisher_information_gathers_no_whole_parameter():
     settings = small(topology="v5e:2x2", program="fisher")
     said = check(settings, "fisher").to_json()

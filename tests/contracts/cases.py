@@ -162,9 +162,8 @@ EACH_MODEL = [(model, BOTH if model.takes(BOTH) else FRESH) for model in MODELS]
 
 _FIRST = {model.widens: model for model in reversed(MODELS)}.values()
 _COVER = {(model, growth) for model, growth in PAIRS if model in _FIRST}
-_COVER |= {(model, growth) for model, growth in EACH_MODEL if model in MODELS[:2] or not model.config.tie_embeddings}
-_SLOW = set(PAIRS) - _COVER
-"""All but every growth of the first model of each kind, every other model once, and tied embeddings once."""
+_SLOW = set(PAIRS) - _COVER - set(EACH_MODEL)
+"""All but every growth of the first model of each kind, and every other model once."""
 
 
 def cases(pairs: list[tuple[Model, Growth]]) -> pytest.MarkDecorator:

@@ -19,12 +19,12 @@ CONFIG = MODELS[0].config
 HALFWAY = {"hidden_size": 200, "num_heads": 24, "num_kv_heads": 4, "intermediate_size": 250, "vocab_size": 110}
 FURTHER = {**WIDE, "num_layers": 7, "vocab_size": 120}
 ROUTES = [
-    pytest.param({"width": width}, {"width": then, "depth": depth}, id=f"{width}-{then}-{depth}")
-    for width, then, depth in (
-        ("duplicate", "duplicate", "identity"),
-        ("fresh", "duplicate", "identity"),
-        ("duplicate", "fresh", "copy"),
-        ("fresh", "fresh", "identity"),
+    pytest.param({"width": width}, {"width": then, "depth": depth}, id=f"{width}-{then}-{depth}", marks=marks)
+    for width, then, depth, marks in (
+        ("duplicate", "fresh", "copy", ()),
+        ("duplicate", "duplicate", "identity", pytest.mark.slow),
+        ("fresh", "duplicate", "identity", pytest.mark.slow),
+        ("fresh", "fresh", "identity", pytest.mark.slow),
     )
 ]
 

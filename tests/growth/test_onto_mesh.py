@@ -97,7 +97,7 @@ def trained(tmp_path):
     return open_checkpoint(path), state
 
 
-@pytest.mark.parametrize("strategy", ["transport", "asymmetric"])
+@pytest.mark.parametrize("strategy", ["transport", pytest.param("asymmetric", marks=pytest.mark.slow)])
 def test_an_optimizers_state_is_what_growing_it_in_memory_gives(trained, mesh, monkeypatch, strategy):
     source, state = trained
     held, empty = [], flax_load.aligned_empty

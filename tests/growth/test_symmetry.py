@@ -91,7 +91,13 @@ BREAKING = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("case", BREAKING.values(), ids=BREAKING)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name == "defaults" else pytest.mark.slow)
+        for name, case in BREAKING.items()
+    ],
+)
 def test_after_a_hundred_steps_all_copies_differ_in_direction(case):
     parted = partings(*grown_and_trained(*case))
     assert parted.keys() == {"hidden", "heads", "kv_heads", "mlp"}

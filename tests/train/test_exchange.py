@@ -49,10 +49,8 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 
 @pytest.fixture
-def uninterrupted(settings):
-    chosen = settings(directory="whole")
-    loop.train(prepare(chosen))
-    return losses(Path(chosen.output.directory))
+def uninterrupted(whole):
+    return losses(whole)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from tprog.reader import open_checkpoint
 from tests.tprog.files import assert_same_bits
 from tests.train.fake_gcs import environment, fake_gcs
 from tests.train.test_processes import ON_A_MESH, training, written  # noqa: F401
-from tests.train.test_run import losses, uninterrupted  # noqa: F401
+from tests.train.test_run import losses
 from tritter_jax.train import loop
 from tritter_jax.train.exchange import import_run
 from tritter_jax.train.setup import prepare
@@ -59,7 +59,7 @@ def steps(bucket, path: str) -> set[str]:
 @pytest.mark.parametrize("place", ["gs://bucket/runs/a", "elsewhere"])
 def test_a_fresh_machine_goes_on_exactly_from_what_lies_elsewhere(
     settings,
-    uninterrupted,  # noqa: F811
+    uninterrupted,
     bucket,
     tmp_path,
     place,
@@ -87,6 +87,14 @@ def test_old_checkpoints_are_removed_from_a_bucket(settings, bucket):
     loop.train(prepare(settings("output.checkpoints=gs://bucket/a", *changes)))
     assert steps(bucket, "a") == {"8"}
     assert all(name.startswith("a/8/") for name in bucket.objects)
+
+
+def test_what_else_lies_there_stays(settings, bucket):
+    others = {"a/model.tprog/config.json": b"{}", "a/b/4/commit_success.txt": b"", "a/b/5/state/d": b"begun"}
+    for name, content in others.items():
+        bucket.put(name, content)
+    loop.train(prepare(settings("output.checkpoints=gs://bucket/a", "output.keep_last=1", "output.eval_interval=0")))
+    assert {name: bucket.objects[name][0] for name in others} == others
 
 
 def test_another_models_checkpoints_are_refused_and_stay(settings, bucket):
@@ -146,13 +154,13 @@ def test_a_bucket_that_cannot_be_written_is_told_before_anything_is_done(setting
     assert not bucket.objects
 
 
-def test_a_bucket_that_refuses_in_mid_run_is_told_and_the_same_run_goes_on(settings, bucket, uninterrupted):  # noqa: F811
+def test_a_bucket_that_refuses_in_mid_run_is_told_and_the_same_run_goes_on(settings, bucket, uninterrupted):
     def lock(at: loop.Report) -> None:
         if at.step == 6:
             bucket.refuse = lambda method, path: 403 if method == "POST" else None
 
     chosen = settings("output.checkpoints=gs://bucket/a", "output.checkpoint_interval=2")
-    with pytest.raises(UsageError, match=r"gs://bucket/a: expected a checkpoint that can be written.*Forbidden"):
+    with pytest.raises(UsageError, match=r"gs://bucket/a: expected checkpoints that can be written.*Forbidden"):
         loop.train(prepare(chosen), report=lock)
     bucket.refuse = lambda method, path: None
     assert "2" in steps(bucket, "a")
@@ -160,13 +168,15 @@ def test_a_bucket_that_refuses_in_mid_run_is_told_and_the_same_run_goes_on(setti
     assert losses(chosen) == uninterrupted
 
 
-@pytest.mark.parametrize("part", [pytest.param("/state/", marks=pytest.mark.slow), "/state/d/"])
+@pytest.mark.parametrize(
+    "part", [pytest.param("/state/", marks=pytest.mark.slow), "/state/d/", "/_CHECKPOINT_METADATA?alt=media"]
+)
 def test_a_bucket_that_may_not_be_read_is_no_damaged_checkpoint(settings, bucket, part):
     chosen = settings("output.checkpoints=gs://bucket/a")
     loop.train(prepare(chosen))
     before = dict(bucket.objects)
     bucket.refuse = lambda method, path: 403 if method == "GET" and part in path else None
-    with pytest.raises(UsageError, match=r"gs://bucket/a: expected a checkpoint that can be read"):
+    with pytest.raises(UsageError, match=r"gs://bucket/a: expected checkpoints that can be read"):
         loop.train(prepare(settings("output.checkpoints=gs://bucket/a", directory="fresh")))
     assert bucket.objects == before
 

@@ -12,10 +12,8 @@ from tprog.reader import open_checkpoint
 from tprog.verify import verify
 
 from tests.train.gangs import A_MINUTE, Gang
-from tritter_jax.train import loop
 from tritter_jax.train.metrics import read_metrics
 from tritter_jax.train.processes import start_processes
-from tritter_jax.train.setup import prepare
 
 ON_A_MESH = 1e-5
 
@@ -38,10 +36,10 @@ def written(tmp_path):
 
 
 @pytest.fixture
-def alone(settings):
-    """A run of one process on one device."""
-    chosen = settings(directory="alone")
-    return loop.train(prepare(chosen)).checkpoint
+def alone(whole):
+    """What a run of one process on one device has written."""
+    (checkpoint,) = whole.glob("*.tprog")
+    return checkpoint
 
 
 def losses(directory: Path) -> list[tuple[int, float]]:

@@ -103,6 +103,7 @@ def test_products_go_to_onednn_where_xla_has_it(monkeypatch):
     assert product_options("cpu") == {}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CORES < 2, reason="one core")
 def test_a_run_trains_on_two_cores(tmp_path):
     (tmp_path / "text").write_text("".join(f"{i} and {i} is {2 * i}.\n\n" for i in range(400)))

@@ -33,7 +33,7 @@ def measured(tmp_path):
     return open_checkpoint(path), text, options
 
 
-@pytest.mark.parametrize("width", ["duplicate", "fresh"])
+@pytest.mark.parametrize("width", ["duplicate", pytest.param("fresh", marks=pytest.mark.slow)])
 def test_exact_and_refreshed_it_is_what_is_measured_on_the_grown_model(measured, tmp_path, width):
     checkpoint, text, options = measured
     plan = make_plan(CONFIG, LARGE, width=width)

@@ -27,13 +27,6 @@ def losses(settings) -> list[float]:
     return [line["loss"] for line in read_metrics(Path(settings.output.directory)) if "loss" in line]
 
 
-@pytest.fixture
-def uninterrupted(settings):
-    chosen = settings(directory="whole")
-    loop.train(prepare(chosen))
-    return losses(chosen)
-
-
 def test_loss_falls_and_the_checkpoint_has_everything(settings):
     chosen = settings("training.steps=30", "output.checkpoint_interval=0")
     done = loop.train(prepare(chosen))

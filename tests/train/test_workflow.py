@@ -14,6 +14,7 @@ from tritter_jax.train.workflow import learn_without_forgetting
 EXAMPLE = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "04_learn_without_forgetting.py"))
 
 
+@pytest.mark.slow
 def test_the_whole_way_is_gone_once(tmp_path, token_cache):
     again = {"steps": 2, "more": 2, "samples": 8, "batch_size": 4, "cache": str(token_cache)}
     learned = EXAMPLE["learn"](tmp_path, **again)

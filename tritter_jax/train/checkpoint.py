@@ -1,19 +1,24 @@
 """Orbax, behind one wrapper: the only module that imports it."""
 
 import gc
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
-from tprog import FormatError, ModelConfig, TritterError, UsageError
+from tprog import FormatError, ModelConfig, UsageError
+from tprog.disk import told_plainly
 from tprog.params import param_specs
 from tprog.tree import flatten, nest
+
+from tritter_jax.train.reach import UNREADABLE, list_anew, reached, reason_of
+
+_METADATA = "_CHECKPOINT_METADATA"
 
 
 def save_orbax(path: Path, params: Mapping[str, Any]) -> None:
@@ -57,25 +62,6 @@ def _options() -> ocp.Context:
     return context
 
 
-_UNREADABLE = (ValueError, KeyError, TypeError, OSError)
-_ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-_OUT_OF_REACH = re.compile(r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|PERMISSION_DENIED|UNAUTHENTICATED)\b")
-"""What tensorstore calls errors where it is not the file that is wrong."""
-
-
-def _reason(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:  # Orbax wraps it in its attempts at other formats
-        error = error.__cause__
-    return error
-
-
-def _is_damage(error: BaseException) -> bool:
-    reason = _reason(error)
-    if isinstance(reason, OSError):
-        return isinstance(reason, _ABSENT)
-    return isinstance(reason, _UNREADABLE) and not _OUT_OF_REACH.search(str(reason))
-
-
 class RunCheckpoints:
     """The checkpoints of one run under Orbax: saved in the background, the last and the best kept.
 
@@ -83,7 +69,11 @@ class RunCheckpoints:
         directory: where they lie, one folder a step; or the URL of a directory on a bucket.
         keep_last: number of latest checkpoints that stay.
         keep_best: number of checkpoints with the lowest held-out loss that stay as well.
-        saving: whether to save; what killed saves have left is then removed.
+        saving: whether to save; in a directory, what killed saves have left is then removed. On a bucket it stays:
+            nothing there tells it from what is not this run's.
+
+    Raises:
+        UsageError: the place cannot be reached, or not be written.
     """
 
     def __init__(self, directory: Path | str, *, keep_last: int = 1, keep_best: int = 0, saving: bool = True) -> None:
@@ -99,17 +89,22 @@ class RunCheckpoints:
                     keep_checkpoints_without_metrics=False,
                 )
             )
+        local = isinstance(directory, Path)
         if isinstance(directory, Path):
             if saving:
-                directory.mkdir(parents=True, exist_ok=True)
+                with told_plainly(directory):
+                    directory.mkdir(parents=True, exist_ok=True)
             directory = str(directory.resolve())
-        with _options():
+        else:
+            list_anew()
+        self._place = directory
+        with reached(directory, "opened"), _options():
             # Orbax's policies do not meet the letter of its own protocols' annotations, hence the casts.
             self._checkpointer = ocp.training.Checkpointer(
                 directory,
                 save_decision_policy=cast(Any, ocp.training.save_decision_policies.FixedIntervalPolicy(1)),
                 preservation_policy=cast(Any, policies.AnyPreservationPolicy(kept)),
-                cleanup_tmp_directories=saving,
+                cleanup_tmp_directories=saving and local,
             )
 
     @property
@@ -135,10 +130,11 @@ class RunCheckpoints:
         Raises:
             UsageError: the disk or the bucket refuses this save, or refused the one before.
         """
-        with self._reached("be written"):
+        raw = _raw_keys(state)
+        with reached(self._place, "written"):
             self._checkpointer.save_async(
                 step,
-                _raw_keys(state),
+                raw,
                 overwrite=True,
                 metrics=None if loss is None else {"loss": loss},
                 custom_metadata=dict(place),
@@ -152,9 +148,12 @@ class RunCheckpoints:
             UsageError: the bucket cannot be reached, or may not be read.
         """
         try:
-            with self._reached("be read"):
+            with reached(self._place, "read"):
                 found = self._checkpointer.metadata(step).custom_metadata
-        except _UNREADABLE as error:
+                if not found:  # Orbax takes a file that it may not read for one that is not there
+                    chosen = self.latest if step is None else step
+                    (self._checkpointer.directory / str(chosen) / _METADATA).read_text()
+        except UNREADABLE as error:
             raise self._unreadable(error) from None
         if not isinstance(found, Mapping) or not {"config", "data", "tokens_seen", "best_loss"} <= set(found):
             raise self._unreadable(ValueError("its metadata are not those of a run"))
@@ -171,39 +170,49 @@ class RunCheckpoints:
             FormatError: the checkpoint does not have such a state.
             UsageError: the bucket cannot be reached, or may not be read.
         """
+        wanted = _raw_keys(abstract)
         try:
-            with self._reached("be read"):
-                raw = self._checkpointer.load(step, _raw_keys(abstract))
-        except _UNREADABLE as error:
-            failure = self._unreadable(error)
+            with reached(self._place, "read"):
+                raw = self._checkpointer.load(step, wanted)
+        except (UsageError, *UNREADABLE) as error:
+            failure = error if isinstance(error, UsageError) else self._unreadable(error)
         else:
             return _wrapped_keys(raw, abstract)
+        failure.__cause__ = failure.__traceback__ = None  # they hold on to the reads
         with _no_complaints():
             gc.collect()
         raise failure
 
     def _unreadable(self, error: BaseException) -> FormatError:
-        reason = _reason(error)
+        reason = reason_of(error)
         return FormatError(
-            str(self._checkpointer.directory),
+            self._place,
             expected="a state of this model and optimizer",
             got=f"{type(reason).__name__}: {reason}"[:300],
-            remedy="Go on with the configuration that began the run, or choose another output.directory.",
+            remedy="Go on with the configuration that began the run, or choose another directory.",
         )
 
-    def move_aside(self, step: int, aside: Path | None) -> str:
+    def move_aside(self, step: int, beside: Path | None) -> str:
         """Move a checkpoint out of the way.
 
         Args:
             step: which one.
-            aside: the new directory; one beside the other checkpoints where None.
+            beside: the directory to move it to; among the other checkpoints where None.
 
         Returns:
             Where it is now.
+
+        Raises:
+            UsageError: the disk or the bucket refuses it.
         """
         directory = self._checkpointer.directory
-        there = directory / f"damaged-checkpoint-{step}" if aside is None else aside
-        (directory / str(step)).rename(there)
+        name = (directory if beside is None else beside) / f"damaged-checkpoint-{step}"
+        with reached(self._place, "moved"):
+            # An earlier one may have been moved there, in whole or in part.
+            there = next(
+                each for n in count(1) if not (each := name.with_name(f"{name.name}{f'-{n}' * (n > 1)}")).exists()
+            )
+            (directory / str(step)).rename(there)
         return str(there)
 
     def reload(self) -> None:
@@ -216,29 +225,8 @@ class RunCheckpoints:
         Raises:
             UsageError: the disk or the bucket refuses it.
         """
-        with self._reached("be written"):
+        with reached(self._place, "written"):
             self._checkpointer.close()
-
-    @contextmanager
-    def _reached(self, what: str) -> Iterator[None]:
-        """A context in which it is told plainly that a disk is full or a bucket out of reach.
-
-        What else is wrong with what is read comes as Orbax has it: that is damage, and this is none.
-        """
-        try:
-            yield
-        except (TritterError, jax.errors.JaxRuntimeError):  # the latter: another process is gone, or memory is full
-            raise
-        except Exception as error:  # gcsfs, google-cloud-storage and tensorstore have errors of their own
-            if what == "be read" and _is_damage(error):
-                raise
-            reason = _reason(error)
-            raise UsageError(
-                str(self._checkpointer.directory),
-                expected=f"a checkpoint that can {what}",
-                got=f"{type(reason).__name__}: {reason}".partition("\n")[0][:300],
-                remedy="Mend that, and run the same command: it goes on from the last whole checkpoint.",
-            ) from error
 
 
 @contextmanager

@@ -3,13 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tprog import VerificationError
+from tprog import UsageError, VerificationError
 
 from tritter_jax.continual import Memory
 from tritter_jax.data import TrainBatches, eval_batches, train_batches
@@ -87,7 +88,8 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         say: told of a checkpoint that could not be read.
 
     Raises:
-        UsageError: the run directory belongs to another model.
+        UsageError: the run directory belongs to another model, or the checkpoints are out of reach. Where only
+            the last could not be written, the `.tprog` is.
         VerificationError: a loss was not finite; the last good state was saved.
     """
     settings = run.settings
@@ -115,14 +117,19 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
                 MetricsLog(directory if is_first() else None, since=int(state.step)) as log,
             ):
                 state, stopped = _steps(run, state, memory, course, batches, checkpoints, evaluate, log, report)
-        finally:
-            checkpoints.close()
+        except BaseException:
+            with suppress(UsageError):  # what went wrong first is told
+                checkpoints.close()
+            raise
+        refused = _closed(checkpoints)
     finally:
         batches.close()
     place = place_of(run, batches, course.tokens_seen, course.best_loss)
     path = save_tprog(directory, settings, start, state, place)
     if is_first():
         plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
+    if refused is not None:  # the model that was trained is not lost for it
+        raise refused
     if stopped == NOT_FINITE:
         raise VerificationError(
             f"step {int(state.step) + 1}",
@@ -140,6 +147,14 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         stopped=stopped,
         input_share=course.waited,
     )
+
+
+def _closed(checkpoints: RunCheckpoints) -> UsageError | None:
+    try:
+        checkpoints.close()
+    except UsageError as error:
+        return error
+    return None
 
 
 def _steps(

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
+import jax
 from tprog import UsageError
 from tprog.bucket import require_writable
 from tprog.disk import is_url
 
 from tritter_jax.train.config import RunConfig
-from tritter_jax.train.processes import is_first
 
 CHECKPOINTS = "checkpoints"
 
@@ -30,6 +30,8 @@ def checkpoints_of(settings: RunConfig) -> Path | str:
 def require_checkpoints(settings: RunConfig) -> None:
     """Make sure, before anything is computed, that a bucket for checkpoints is there and can be written.
 
+    Every process of a job calls it: each has its own way to the bucket.
+
     Raises:
         UsageError: it is not, or the URL is none that checkpoints are written to.
     """
@@ -42,13 +44,4 @@ def require_checkpoints(settings: RunConfig) -> None:
             "output.checkpoints", expected="a directory, or one on a bucket: gs://bucket/path", got=str(place),
             remedy="Choose such a place.",
         )  # fmt: skip
-    if is_first():
-        require_writable(str(place))
-    _list_anew()
-
-
-def _list_anew() -> None:
-    """What another process writes or moves on a bucket is seen: gcsfs would remember its first look."""
-    from fsspec.config import conf
-
-    conf["gcs"] = {**conf.get("gcs", {}), "use_listings_cache": False}
+    require_writable(str(place), f".writable-{jax.process_index()}")

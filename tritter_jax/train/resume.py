@@ -1,7 +1,8 @@
 """Where a run goes on: at its last whole checkpoint, or at the beginning."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from tprog import FormatError, UsageError, config_to_json
 from tprog.disk import told_plainly
@@ -9,11 +10,12 @@ from tprog.disk import told_plainly
 from tritter_jax.data import TrainBatches
 from tritter_jax.train.checkpoint import RunCheckpoints
 from tritter_jax.train.places import checkpoints_of
-from tritter_jax.train.processes import all_or_none, is_first
+from tritter_jax.train.processes import all_or_none, is_first, processes
 from tritter_jax.train.setup import Run
 from tritter_jax.train.start import write_start
 from tritter_jax.train.state import TrainState
 
+T = TypeVar("T")
 SETTINGS = "run.toml"
 Say = Callable[[str], None]
 """Told, in a sentence, of what the user should know and need not mend."""
@@ -28,9 +30,8 @@ def open_run(run: Run, say: Say) -> RunCheckpoints:
     directory = run.settings.directory
     with told_plainly(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        output = run.settings.output
-        place = checkpoints_of(run.settings)
-        checkpoints = RunCheckpoints(place, keep_last=output.keep_last, keep_best=output.keep_best)
+    output, place = run.settings.output, checkpoints_of(run.settings)
+    checkpoints = all_or_none(lambda: RunCheckpoints(place, keep_last=output.keep_last, keep_best=output.keep_best))
     try:
         all_or_none(lambda: _claim(run, checkpoints, say))
     except BaseException:
@@ -71,14 +72,14 @@ def resume(
 
     Raises:
         FormatError: there are checkpoints, and none holds a state of this model and optimizer.
-        UsageError: the data are not those that the run began with.
+        UsageError: the data are not those that the run began with, or the checkpoints are out of reach.
     """
     failure: FormatError | None = None
     steps = checkpoints.steps
     for step in reversed(steps):
         try:
-            place = checkpoints.place(step)
-            state = checkpoints.restore(run.abstract_state(), step)
+            place = _by_all(partial(checkpoints.place, step))
+            state = _by_all(partial(checkpoints.restore, run.abstract_state(), step))
         except FormatError as error:
             failure = failure or error
             continue
@@ -95,6 +96,27 @@ def resume(
     return run.first_state(), {"tokens_seen": tokens, "best_loss": None}
 
 
+def _by_all(read: Callable[[], T]) -> T:
+    """What every process reads; a checkpoint that one of them finds damaged is damaged for all."""
+
+    def attempt() -> T | FormatError:
+        try:
+            return read()
+        except FormatError as error:
+            return error
+
+    found = all_or_none(attempt)
+    damage = [text for text in processes().gather(str(found) if isinstance(found, FormatError) else "") if text]
+    if isinstance(found, FormatError):
+        raise found
+    if damage:
+        raise FormatError(
+            "a checkpoint", expected="one that every process can read", got=f"in another process: {damage[0]}",
+            remedy="See what that process says.",
+        )  # fmt: skip
+    return found
+
+
 def _echo(run: Run) -> None:
     if is_first():
         with told_plainly(run.settings.directory):
@@ -104,12 +126,14 @@ def _echo(run: Run) -> None:
 def _move_aside(run: Run, checkpoints: RunCheckpoints, damaged: list[int], say: Say) -> None:
     if not damaged:
         return
-    output, directory = run.settings.output, run.settings.directory
-    for step in damaged if is_first() else ():
-        aside = checkpoints.move_aside(
-            step, None if output.checkpoints else directory.resolve() / f"damaged-checkpoint-{step}"
-        )
-        say(f"checkpoint {step} could not be read, and was moved to {aside}; going on from an earlier one")
+    beside = None if run.settings.output.checkpoints else run.settings.directory.resolve()
+
+    def move() -> None:
+        for step in damaged if is_first() else ():
+            aside = checkpoints.move_aside(step, beside)
+            say(f"checkpoint {step} could not be read, and was moved to {aside}; going on from an earlier one")
+
+    all_or_none(move)
     all_or_none(checkpoints.reload)
 
 
