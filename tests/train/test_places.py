@@ -168,6 +168,19 @@ def test_a_bucket_that_refuses_in_mid_run_is_told_and_the_same_run_goes_on(setti
     assert losses(chosen) == uninterrupted
 
 
+def test_the_model_is_written_where_the_last_checkpoint_could_not_be(settings, bucket, whole):
+    def lock(at: loop.Report) -> None:
+        if at.step == 8:
+            bucket.refuse = lambda method, path: 403 if method == "POST" else None
+
+    chosen = settings("output.checkpoints=gs://bucket/a", "output.checkpoint_interval=2")
+    with pytest.raises(UsageError, match=r"gs://bucket/a: expected checkpoints that can be written"):
+        loop.train(prepare(chosen), report=lock)
+    bucket.refuse = lambda method, path: None
+    ours, due = (next(Path(path).glob("*.tprog")) for path in (chosen.output.directory, whole))
+    assert_same_bits(tprog.numpy.load(ours), tprog.numpy.load(due))
+
+
 @pytest.mark.parametrize(
     "part", [pytest.param("/state/", marks=pytest.mark.slow), "/state/d/", "/_CHECKPOINT_METADATA?alt=media"]
 )

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class _Course:
     held_out_loss: float | None = None
     losses: list[Any] = field(default_factory=list)
     waited: float = 0.0
+    refused: UsageError | None = None
 
 
 def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: Say = lambda _: None) -> Finished:
@@ -121,15 +122,14 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
             with suppress(UsageError):  # what went wrong first is told
                 checkpoints.close()
             raise
-        refused = _closed(checkpoints)
+        with _put_off(course):
+            checkpoints.close()
     finally:
         batches.close()
     place = place_of(run, batches, course.tokens_seen, course.best_loss)
     path = save_tprog(directory, settings, start, state, place)
     if is_first():
         plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
-    if refused is not None:  # the model that was trained is not lost for it
-        raise refused
     if stopped == NOT_FINITE:
         raise VerificationError(
             f"step {int(state.step) + 1}",
@@ -137,6 +137,8 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
             got="NaN or infinity",
             remedy=f"The last good state is in {path}: lower the learning rate, or look at the data.",
         )
+    if course.refused is not None:
+        raise course.refused
     return Finished(
         step=int(state.step),
         loss=float(np.mean([float(loss) for loss in course.losses])) if course.losses else None,
@@ -149,12 +151,13 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
     )
 
 
-def _closed(checkpoints: RunCheckpoints) -> UsageError | None:
+@contextmanager
+def _put_off(course: _Course) -> Iterator[None]:
+    """Nothing but the `.tprog` is left to be written: it is, before it is told that a checkpoint could not be."""
     try:
-        checkpoints.close()
+        yield
     except UsageError as error:
-        return error
-    return None
+        course.refused = course.refused or error
 
 
 def _steps(
@@ -208,7 +211,8 @@ def _steps(
             if not finite or (step == last and not metrics["finite"]):
                 step = int(state.step)
                 course.tokens_seen -= tokens_a_step
-                save()
+                with _put_off(course):
+                    save()
                 return state, NOT_FINITE
             finite = metrics["finite"]
             course.losses.append(metrics["loss"])
@@ -245,7 +249,8 @@ def _steps(
             every = settings.output.checkpoint_interval
             stop = any_asked(bool(preempted()))
             if stop or step == last or (every and step % every == 0):
-                save(course.held_out_loss if eval_now else None)
+                with _put_off(course) if stop or step == last else nullcontext():
+                    save(course.held_out_loss if eval_now else None)
             if stop and step != last:
                 return state, "asked to stop"
     course.waited = total_waited / max(time.perf_counter() - total_began, 1e-9)
