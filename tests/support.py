@@ -29,6 +29,12 @@ def every_value(**axes: Iterable[object]) -> pytest.MarkDecorator:
     )
 
 
+def first_of(values: Iterable[object]) -> list[object]:
+    """Parameters of a test, of which it takes the first by default; the rest is slow."""
+    first, *rest = values
+    return [first, *(pytest.param(value, marks=pytest.mark.slow) for value in rest)]
+
+
 def odd_config(family: str, **changes: object) -> ModelConfig:
     """A small model whose sizes are no powers of two and whose head_dim is not hidden / heads (where it may be)."""
     values: dict[str, object] = {

@@ -161,19 +161,27 @@ EACH_MODEL = [(model, BOTH if model.takes(BOTH) else FRESH) for model in MODELS]
 """Every model once, with the largest growth it has: for contracts that cost much to check."""
 
 _FIRST = {model.widens: model for model in reversed(MODELS)}.values()
-_COVER = {(model, growth) for model, growth in PAIRS if model in _FIRST}
-_SLOW = set(PAIRS) - _COVER - set(EACH_MODEL)
-"""All but every growth of the first model of each kind, and every other model once."""
+FIRST = [(model, growth) for model, growth in PAIRS if model in _FIRST]
+"""Every growth of the first model of each kind."""
 
 
-def cases(pairs: list[tuple[Model, Growth]]) -> pytest.MarkDecorator:
-    """Parametrise a test over pairs of `model` and `growth`; what covers no row of its own is slow."""
+def cases(
+    pairs: list[tuple[Model, Growth]], default: list[tuple[Model, Growth]] | None = None
+) -> pytest.MarkDecorator:
+    """Parametrise a test over pairs of `model` and `growth`.
+
+    Args:
+        pairs: all of them.
+        default: those that are run by default, the rest being slow; every growth of the first model of each kind, and
+            every other model once, when None.
+    """
+    slow = set(PAIRS) - set(FIRST + EACH_MODEL if default is None else default)
     return pytest.mark.parametrize(
         ("model", "growth"),
         [
             pytest.param(
                 model, growth, id=f"{model.name}-{growth.name}",
-                marks=pytest.mark.slow if (model, growth) in _SLOW else (),
+                marks=pytest.mark.slow if (model, growth) in slow else (),
             )
             for model, growth in pairs
         ],

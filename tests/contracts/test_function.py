@@ -39,7 +39,7 @@ def test_float64_keeps_the_function_to_rounding(model, growth):
     assert drift(plan) < plan.guarantee.tolerance <= 1e-12
 
 
-@cases(EXACT)
+@cases(EXACT, default=EACH_MODEL)
 def test_float32_keeps_the_function_to_rounding(model, growth):
     plan = growth.plan(in_dtype(model.config, "float32"))
     assert plan.guarantee.exact

@@ -10,7 +10,19 @@ import optax
 import pytest
 from tprog.tree import flatten
 
-from tests.contracts.cases import BOTH, EACH_MODEL, GROWTHS, MODELS, PAIRS, cases, in_dtype, params_for
+from tests.contracts.cases import (
+    BOTH,
+    DEEPER,
+    EACH_MODEL,
+    FIRST,
+    FRESH,
+    GROWTHS,
+    MODELS,
+    PAIRS,
+    cases,
+    in_dtype,
+    params_for,
+)
 from tests.support import every_value, gradients, random_params, random_tokens
 from tritter_jax.growth import MOMENTS, grow, grow_optimizer, map_gradients, new_parameters
 from tritter_jax.growth.moments import STATES
@@ -56,7 +68,7 @@ def largest_misfit(plan, moved: dict, true: dict) -> dict[str, float]:
 
 
 @pytest.mark.usefixtures("x64")
-@cases(LARGEST)
+@cases(LARGEST, default=FIRST)
 def test_transported_moments_are_those_that_the_grown_model_would_have_accumulated(model, growth):
     """Real gradients of the same batches, taken before growth and after."""
     plan = growth.plan(in_dtype(model.config, "float64"))
@@ -104,12 +116,15 @@ OPTIMIZERS = {
 }
 
 
+COMMON = {"adamw-clipped-on-a-schedule", "adam-in-bfloat16", "lion", "muon", "sgd-momentum", "masked", "accumulating"}
 ROUNDING = {"adam-in-bfloat16": 1e-2, "accumulating": 1e-6}
 """Of those that do not compute in float64: MultiSteps averages in float32."""
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in COMMON else pytest.mark.slow) for name in OPTIMIZERS]
+)
 def test_every_optimizer_is_transported(name):
     """The state after mapped gradients is the mapped state, counts, schedules and accumulated gradients included."""
     optimizer = OPTIMIZERS[name]
@@ -143,7 +158,7 @@ def test_the_state_fits_an_optimizer_of_the_grown_model(name, strategy):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(updates))
 
 
-@cases([(MODELS[0], growth) for growth in GROWTHS])
+@cases([(MODELS[0], growth) for growth in GROWTHS], default=[(MODELS[0], one) for one in (BOTH, FRESH, DEEPER)])
 def test_asymmetric_keeps_what_the_old_entries_have_and_no_more(model, growth):
     plan = growth.plan(model.config)
     params = params_for(plan.source)

@@ -21,7 +21,7 @@ from tprog.schema import Progressive
 from tprog.source import LazyTensors
 from tprog.tree import flatten
 
-from tests.support import gradients, random_params, random_tokens
+from tests.support import every_value, gradients, random_params, random_tokens
 from tritter_jax.growth import FISHER, MOMENTS, grow, grow_optimizer, make_plan, new_parameters
 from tritter_jax.growth.carry import MeasuredFisher, grown_parts, unknown_fisher
 from tritter_jax.growth.expand import expand
@@ -239,8 +239,7 @@ def test_what_is_measured_takes_the_place_of_medians_and_of_nothing_else(source,
     assert open_checkpoint(done.path).progressive.expansion_history[-1].fisher_measured_on == "elsewhere"
 
 
-@pytest.mark.parametrize("noise", [None, 20.0])
-@pytest.mark.parametrize("width", ["duplicate", "fresh"])
+@every_value(width=["duplicate", "fresh"], noise=[None, 20.0])
 def test_the_anchor_grows_as_the_weights_do_before_noise(source, tmp_path, width, noise):
     done = grown(source, tmp_path, width=width, noise=noise, seed=3)
     quiet = replace(done.plan, noise=None)

@@ -18,7 +18,7 @@ from tprog import GrowthError, ModelConfig
 from tprog.tree import flatten, nest
 
 from tests.contracts.cases import params_for
-from tests.support import every_value, random_params
+from tests.support import every_value, first_of, random_params
 from tritter_jax.growth import Plan, apply, grow, make_plan
 from tritter_jax.growth.leaf import grow_stack, leaf_growth
 from tritter_jax.growth.spread import Spread
@@ -116,7 +116,7 @@ def test_the_control_xla_alone_gathers_whole_parameters(growth):
     assert {"embed", "lm_head", "layers.mlp.up", "layers.attention.query"} <= whole
 
 
-@pytest.mark.parametrize("growth", GROWTHS)
+@pytest.mark.parametrize("growth", first_of(GROWTHS))
 def test_outside_jit_a_state_stays_on_its_mesh_and_is_freed_as_it_grows(growth):
     plan, mesh = plan_for(growth), make_mesh(MESHES["both"])
     state = started(random_params(SMALL))  # not the shared ones: these are freed

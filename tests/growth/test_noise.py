@@ -10,7 +10,7 @@ from tprog.tree import flatten
 
 from tests.contracts.cases import BOTH, MODELS, in_dtype, params_for
 from tests.growth.test_compose import HALFWAY
-from tests.support import logits, random_params, random_tokens, relative_difference, same_values
+from tests.support import every_value, logits, random_params, random_tokens, relative_difference, same_values
 from tritter_jax.growth import SPLITS, WIDTH, grow, make_plan, map_gradients
 from tritter_jax.growth.drift import precision
 
@@ -48,8 +48,7 @@ def test_loud_noise_leaves_the_function_where_it_is(model):
     assert drift(plan) < plan.guarantee.tolerance
 
 
-@pytest.mark.parametrize("split", SPLITS)
-@pytest.mark.parametrize("width", WIDTH)
+@every_value(width=WIDTH, split=SPLITS)
 def test_it_leaves_the_function_under_every_width_and_split(width, split):
     plan = noisy(in_dtype(CONFIG, "float64"), noise=0.0, width=width, split=split)
     assert drift(plan) < 1e-12

@@ -13,7 +13,7 @@ from tprog.source import LazyTensors
 from tprog.tensorfile import TensorFile, TensorWriter
 from tprog.tensorheader import TensorSpec
 
-from tests.support import random_params
+from tests.support import every_value, random_params
 from tritter_jax.growth import grow, make_plan, rows
 from tritter_jax.growth.expand import expand
 from tritter_jax.growth.stream import grown_tensors, origins
@@ -38,8 +38,7 @@ def source(tmp_path):
     return open_checkpoint(path)
 
 
-@pytest.mark.parametrize("block", [7, 113])
-@pytest.mark.parametrize("name", PLANS)
+@every_value(name=PLANS, block=[7, 113])
 def test_blocks_of_any_size_are_the_bits_that_growing_the_tree_gives(source, monkeypatch, block, name):
     plan = PLANS[name]
     monkeypatch.setattr(rows, "_BLOCK", block)

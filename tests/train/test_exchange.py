@@ -18,6 +18,7 @@ from tprog.writer import write_checkpoint
 
 from tests.cli.conftest import entries, tritter  # noqa: F401 - a fixture
 from tests.tprog.files import assert_same_bits, random_arrays
+from tests.train.conftest import small_run
 from tritter_jax.train import loop
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.exchange import export_run, import_run
@@ -53,10 +54,10 @@ def uninterrupted(whole):
     return losses(whole)
 
 
-@pytest.fixture
-def stopped(settings):
-    """A run that was asked to stop at step 3: its directory, and its .tprog."""
-    chosen = settings(directory="stopped")
+@pytest.fixture(scope="module")
+def once_stopped(tmp_path_factory, token_cache):
+    """A run that was asked to stop at step 3."""
+    chosen = small_run(tmp_path_factory.mktemp("stopped"), token_cache)
 
     def preempt(at: loop.Report) -> None:
         if at.step == 3:
@@ -64,7 +65,14 @@ def stopped(settings):
 
     done = loop.train(prepare(chosen), report=preempt)
     assert done.step == 3
-    return Path(chosen.output.directory), done.checkpoint
+    return done.checkpoint
+
+
+@pytest.fixture
+def stopped(once_stopped, tmp_path):
+    """A copy of it: its directory, and its .tprog."""
+    directory = shutil.copytree(once_stopped.parent, tmp_path / "stopped")
+    return directory, directory / once_stopped.name
 
 
 @pytest.fixture
@@ -204,9 +212,9 @@ def test_mistakes_are_named_and_nothing_is_touched(tritter, stopped, settings, t
         import_run(directory, tmp_path / "a.tprog")
 
 
-def test_settings_in_a_published_checkpoint_name_no_place_on_this_machine(stopped, tmp_path):
-    text = json.dumps(open_checkpoint(stopped[1]).scheduler)
-    assert str(tmp_path) not in text
+def test_settings_in_a_published_checkpoint_name_no_place_on_this_machine(once_stopped):
+    text = json.dumps(open_checkpoint(once_stopped).scheduler)
+    assert str(once_stopped.parents[1]) not in text
     assert '"train": "builtin:prose"' in text
 
 

@@ -9,6 +9,7 @@ from tprog import load_config
 from tprog.flax_state import load_optimizer
 from tprog.reader import open_checkpoint
 
+from tests.support import first_of
 from tests.train.conftest import SMALL
 from tritter_jax.growth.expand import expand
 from tritter_jax.train.loop import train
@@ -30,7 +31,7 @@ def grown(finished, tmp_path, **options):
     return expand(source, tmp_path / "grown.tprog", target, layers=[0], **options)
 
 
-@pytest.mark.parametrize("strategy", ["asymmetric", "transport", "reset"])
+@pytest.mark.parametrize("strategy", first_of(["asymmetric", "transport", "reset"]))
 def test_training_goes_on_from_the_grown_state(finished, settings, tmp_path, strategy):
     done = grown(finished, tmp_path, optimizer=strategy)
     changes = ("model.config=", f"model.checkpoint={done.path}", "training.steps=8")

@@ -122,6 +122,7 @@ def test_a_save_that_was_killed_is_passed_over_and_saved_anew(settings, bucket):
     assert loop.train(prepare(again)).loss is None
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_moved_aside_on_the_bucket(settings, bucket):
     chosen = settings("output.checkpoints=gs://bucket/a")
     loop.train(prepare(chosen))
