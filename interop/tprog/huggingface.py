@@ -10,8 +10,9 @@ from tprog.layout import CONFIG, GENERATION_CONFIG, INDEX, SHARD_SIZE
 from tprog.paths import safe_file
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Progressive
+from tprog.shards import index_of, plan_shards, write_shards
 from tprog.tokenizer import export_tokenizer
-from tprog.writer import index_of, plan_shards, write_checkpoint, write_shards
+from tprog.writer import write_checkpoint
 
 Check = Callable[[Path], Progressive | None]
 

@@ -7,14 +7,16 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from tprog.config import ModelConfig
 from tprog.errors import FormatError
 from tprog.jsonio import read_json, write_json
-from tprog.sizes import SIZES, size_label
+from tprog.records import Record, plain, validated
+from tprog.sizes import size_label
+from tprog.upgrade import upgrade
 
 FORMAT_VERSION = "1.0.0"
 """Version of the format that is written. Files of a higher major version are refused."""
@@ -36,22 +38,7 @@ def _few(files: object) -> object:
     return files
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(
-        extra="allow",
-        frozen=True,
-        strict=True,
-        populate_by_name=True,
-        allow_inf_nan=False,
-        protected_namespaces=(),
-    )
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields that were given, by their names in the file."""
-        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
-
-
-class CurrentSize(_Record):
+class CurrentSize(Record):
     """Dimensions of the model as it is."""
 
     model_size: str = "custom"
@@ -61,7 +48,7 @@ class CurrentSize(_Record):
     num_kv_heads: Size
 
 
-class TrainingProgress(_Record):
+class TrainingProgress(Record):
     """How far training has come."""
 
     tokens_seen: Count = 0
@@ -70,7 +57,7 @@ class TrainingProgress(_Record):
     best_loss: float | None = None
 
 
-class Expansion(_Record):
+class Expansion(Record):
     """One growth of the past.
 
     `plan` holds what is needed to tell the new entries from the old; `guarantee` what was promised of the function,
@@ -91,7 +78,7 @@ class Expansion(_Record):
     fisher_measured_on: str | None = None
 
 
-class RecommendedExpansion(_Record):
+class RecommendedExpansion(Record):
     """The growth that is advised next, and why."""
 
     next_size: str
@@ -106,7 +93,7 @@ class RecommendedExpansion(_Record):
     reason: str | None = None
 
 
-class LayerAnalysis(_Record):
+class LayerAnalysis(Record):
     """What is known of each layer's worth, and what it was measured on: `steps` tells which state of the model.
 
     `residual_norms` has one number more than there are layers: the last is behind the last layer.
@@ -126,7 +113,7 @@ class LayerAnalysis(_Record):
     fisher_mass: ByLayer | None = None
 
 
-class EWCConfig(_Record):
+class EWCConfig(Record):
     """Elastic weight consolidation: whether it is on, how strong, and what the Fisher information was measured on.
 
     `estimator` and `draws` tell how it was measured, `tokens` over how many, `data` on what; `unit` what a value is
@@ -149,7 +136,7 @@ class EWCConfig(_Record):
 Row = Annotated[list[float | None], Field(max_length=4_096)]
 
 
-class TaskLosses(_Record):
+class TaskLosses(Record):
     """How much of earlier tasks is kept: `losses` has a row for each time and a column for each of `tasks`.
 
     In nats a token; null where a loss was not measured. With as many rows as tasks, row i was measured after task i.
@@ -165,21 +152,21 @@ class TaskLosses(_Record):
     forgetting: float | None = None
 
 
-class FileRecord(_Record):
+class FileRecord(Record):
     """Length and hash of one file."""
 
     bytes: Count
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Manifest(_Record):
+class Manifest(Record):
     """The files of one save. Every weights file carries the same save id in its own metadata."""
 
     save_id: Annotated[str, Field(min_length=1)]
     files: Annotated[dict[str, FileRecord], BeforeValidator(_few), Field(max_length=_MOST_FILES)]
 
 
-class Progressive(_Record):
+class Progressive(Record):
     """The whole of progressive.json.
 
     Example:
@@ -228,10 +215,10 @@ class Progressive(_Record):
             >>> Progressive.of(named_size("3B")).with_fields(training_progress={"steps": 7}).steps
             7
         """
-        fields = {name: _plain(value) for name, value in fields.items()}
+        fields = {name: plain(value) for name, value in fields.items()}
         left_out = {name for name, value in fields.items() if value is None}
         merged = {name: value for name, value in (self.to_json() | fields).items() if name not in left_out}
-        return _validate(type(self), merged, "progressive.json")
+        return validated(type(self), merged, "progressive.json")
 
 
 def parse_progressive(data: Mapping[str, Any], where: object = "progressive.json") -> Progressive:
@@ -256,7 +243,7 @@ def parse_progressive(data: Mapping[str, Any], where: object = "progressive.json
         )
     if "format_version" not in data:
         data = {"format_version": None, **data}
-    return _validate(Progressive, upgrade(data), where)
+    return validated(Progressive, upgrade(data), where)
 
 
 def read_progressive(path: Path) -> Progressive:
@@ -286,46 +273,6 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
-def upgrade(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The earlier minimal schema in the names of the present one; what has no place in it is kept as it is.
-
-    Example:
-        >>> upgrade({"format_version": "1.0", "training_state": {"current_step": 5}})
-        {'format_version': '1.0.0', 'training_progress': {'steps': 5}}
-    """
-    result = dict(data)
-    for old, (new, names) in _RENAMED.items():
-        block = result.get(old)
-        if isinstance(block, Mapping) and new not in result:
-            del result[old]
-            result[new] = {names.get(name, name): value for name, value in block.items()}
-    analysis = result.get("recommended_expansion")
-    if isinstance(analysis, dict) and "layer_importance_scores" in analysis and "expansion_config" in data:
-        result.setdefault("layer_analysis", {"importance_scores": analysis.pop("layer_importance_scores")})
-        if "next_size" not in analysis:
-            result["expansion_config"] = result.pop("recommended_expansion")
-    size = result.get("current_size")
-    if isinstance(size, dict) and "architecture" in data:
-        size.setdefault("model_size", _label(size))
-    if any(old in data for old in _RENAMED) and str(data.get("format_version")).count(".") == 1:
-        result["format_version"] = f"{data['format_version']}.0"
-    return result
-
-
-_RENAMED: dict[str, tuple[str, dict[str, str]]] = {
-    "architecture": ("current_size", {}),
-    "training_state": ("training_progress", {"total_tokens_seen": "tokens_seen", "current_step": "steps"}),
-    "expansion_config": ("recommended_expansion", {"recommended_next_size": "next_size"}),
-    "ewc_fisher": ("ewc_config", {"stored": "enabled", "path": "fisher_path"}),
-}
-
-
-def _label(size: Mapping[str, Any]) -> str:
-    names = ("hidden_size", "num_layers", "num_heads", "num_kv_heads")
-    dimensions = tuple(size.get(name) for name in names)
-    return next((label for label, known in SIZES.items() if known[:4] == dimensions), "custom")
-
-
 def _size_of(config: ModelConfig) -> CurrentSize:
     return CurrentSize(
         model_size=size_label(config),
@@ -333,47 +280,6 @@ def _size_of(config: ModelConfig) -> CurrentSize:
         num_layers=config.num_layers,
         num_heads=config.num_heads,
         num_kv_heads=config.num_kv_heads,
-    )
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, _Record):
-        return value.to_json()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _reason(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "missing":
-        return "missing"
-    value = problem["input"]
-    got = f"a {type(value).__name__} of {len(value)}" if isinstance(value, list | dict) else f"{value!r}"
-    return f"{problem['msg']}, got {got}"
-
-
-_SHOWN = 100
-
-_T = TypeVar("_T", bound=_Record)
-
-
-def _validate(kind: type[_T], data: Mapping[str, Any], where: object) -> _T:
-    try:
-        return kind.model_validate(dict(data))
-    except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False)
-        findings = [
-            f"{'.'.join(map(str, problem['loc']))}: {_reason(problem)}"[:300] for problem in problems[:_SHOWN]
-        ]
-        if len(problems) > _SHOWN:
-            findings.append(f"and {len(problems) - _SHOWN} more")
-        count = len(problems)
-    raise FormatError(
-        where,
-        expected="the fields of progressive.json",
-        got=f"{count} that do not fit",
-        remedy="Mend these fields, or delete the file to open the directory with default metadata:",
-        findings=findings,
     )
 
 

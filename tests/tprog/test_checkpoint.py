@@ -12,9 +12,10 @@ from tprog.errors import FormatError, ParameterError
 from tprog.hf_names import hf_tensors
 from tprog.reader import open_checkpoint
 from tprog.schema import Progressive
+from tprog.shards import plan_shards
 from tprog.tensorfile import TensorFile, write_tensors
 from tprog.tensorheader import TensorSpec
-from tprog.writer import plan_shards, write_checkpoint
+from tprog.writer import write_checkpoint
 
 from tests.tprog.files import assert_same_bits, entry, random_arrays, raw_file, small_config
 

@@ -144,7 +144,7 @@ def test_one_mesh_axis_may_take_the_devices_that_are_left(settings):
 
 def test_the_best_checkpoint_is_kept_beside_the_last(settings, monkeypatch):
     course = iter([3.0, 1.0, 2.0, 4.0])
-    monkeypatch.setattr(loop, "_evaluator", lambda run: lambda params: next(course))
+    monkeypatch.setattr(loop, "held_out_loss", lambda run: lambda params: next(course))
     chosen = settings("training.steps=16", "output.keep_last=1", "output.eval_interval=4")
     assert loop.train(prepare(chosen)).best_loss == 1.0
     assert {path.name for path in Path(chosen.output.directory, "checkpoints").iterdir()} == {"8", "16"}
@@ -168,6 +168,10 @@ def test_not_a_number_stops_with_the_last_good_state(settings, monkeypatch):
     monkeypatch.setattr(type(run), "first_state", lambda self: state._replace(params=poisoned))
     with pytest.raises(VerificationError, match="finite loss"):
         loop.train(run)
+    (written,) = Path(chosen.output.directory).glob("*.tprog")
+    progress = open_checkpoint(written).progressive.training_progress
+    assert progress is not None
+    assert (progress.steps, progress.tokens_seen) == (0, 0)
 
 
 def test_a_step_that_is_not_finite_changes_nothing(settings):

@@ -1,8 +1,6 @@
 """The training loop: batches in, steps, held-out loss, checkpoints; stops cleanly whatever stops it."""
 
-import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,19 +11,22 @@ import numpy as np
 from tprog import UsageError, VerificationError
 
 from tritter_jax.continual import Memory
-from tritter_jax.data import TrainBatches, eval_batches, train_batches
+from tritter_jax.data import TrainBatches, train_batches
 from tritter_jax.sharding import batch_sharding
 from tritter_jax.train.checkpoint import RunCheckpoints
+from tritter_jax.train.config import RunConfig
 from tritter_jax.train.ewc import load_memory
+from tritter_jax.train.held_out import held_out_loss
 from tritter_jax.train.interrupt import preemption
 from tritter_jax.train.metrics import MetricsLog, plot_loss, read_metrics
+from tritter_jax.train.pace import Pace
 from tritter_jax.train.processes import any_process, batch_part, is_first
 from tritter_jax.train.publish import save_tprog
 from tritter_jax.train.resume import Say, open_run, place_of, resume
 from tritter_jax.train.setup import Run
 from tritter_jax.train.start import open_start
 from tritter_jax.train.state import TrainState
-from tritter_jax.train.step import compile_eval_step, compile_train_step
+from tritter_jax.train.step import compile_train_step
 
 NOT_FINITE = "not finite"
 
@@ -66,15 +67,15 @@ class Finished:
     input_share: float
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _Course:
     """What changes from step to step outside the jitted state."""
 
-    tokens_seen: int = 0
-    best_loss: float | None = None
+    tokens_seen: int
+    best_loss: float | None
+    pace: Pace
     held_out_loss: float | None = None
     losses: list[Any] = field(default_factory=list)
-    waited: float = 0.0
     refused: UsageError | None = None
 
 
@@ -106,18 +107,22 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         vocab_size=run.config.vocab_size,
     )
     try:
-        evaluate = _evaluator(run) if settings.output.eval_interval else None
+        held_out = held_out_loss(run) if settings.output.eval_interval else None
         checkpoints = open_run(run, say)
         try:
             start = open_start(directory)
             memory = load_memory(run, start, say)
             state, place = resume(run, checkpoints, batches, say)
-            course = _Course(tokens_seen=place["tokens_seen"], best_loss=place["best_loss"])
-            with (
-                jax.set_mesh(run.mesh),
-                MetricsLog(directory if is_first() else None, since=int(state.step)) as log,
-            ):
-                state, stopped = _steps(run, state, memory, course, batches, checkpoints, evaluate, log, report)
+            step = int(state.step)
+            course = _Course(
+                tokens_seen=place["tokens_seen"],
+                best_loss=place["best_loss"],
+                pace=Pace(_tokens_a_step(settings), step),
+            )
+            with jax.set_mesh(run.mesh), MetricsLog(directory if is_first() else None, since=step) as log:
+                loop = _Loop(run, course, batches, checkpoints, log, report)
+                state, stopped = loop.steps(state, () if memory is None else (memory,), held_out)
+            input_share = course.pace.waited
         except BaseException:
             with suppress(UsageError):  # what went wrong first is told
                 checkpoints.close()
@@ -147,7 +152,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         tokens_seen=course.tokens_seen,
         checkpoint=path,
         stopped=stopped,
-        input_share=course.waited,
+        input_share=input_share,
     )
 
 
@@ -160,128 +165,105 @@ def _put_off(course: _Course) -> Iterator[None]:
         course.refused = course.refused or error
 
 
-def _steps(
-    run: Run,
-    state: TrainState,
-    memory: Memory | None,
-    course: _Course,
-    batches: TrainBatches,
-    checkpoints: RunCheckpoints,
-    evaluate: Callable[[Any], float] | None,
-    log: MetricsLog,
-    report: Callable[[Report], None],
-) -> tuple[TrainState, str | None]:
-    settings = run.settings
-    step_function = compile_train_step(
-        run.abstract_state(),
-        run.mesh,
-        run.config,
-        run.optimizer,
-        rules=run.rules,
-        strength=settings.ewc.lambda_,
-        accumulate=settings.training.accumulate,
-        dtype=run.dtype,
-        remat=settings.training.remat,
-    )
-    rows = batch_sharding(run.mesh)
-    whole = (settings.data.batch_size, settings.data.sequence_length + 1)
-    tokens_a_step = settings.data.batch_size * settings.data.sequence_length
-    step, last = int(state.step), settings.training.steps
-    began, waited, since = time.perf_counter(), 0.0, step
-    total_waited, total_began = 0.0, began
+@dataclass
+class _Loop:
+    """The steps of a run, and what is written and told between them."""
 
-    def save(loss: float | None = None) -> None:
-        checkpoints.save(step, state, place_of(run, batches, course.tokens_seen, course.best_loss), loss)
+    run: Run
+    course: _Course
+    batches: TrainBatches
+    checkpoints: RunCheckpoints
+    log: MetricsLog
+    report: Callable[[Report], None]
 
-    held = () if memory is None else (memory,)
-    finite: Any = True
-    any_asked = any_process(run.mesh)
-    with preemption() as preempted:
-        while step < last:
-            asked = time.perf_counter()
-            batch = next(batches)
-            waited += time.perf_counter() - asked
-            windows = jax.make_array_from_process_local_data(rows, batch.tokens, whole)
-            state, metrics = step_function(state, windows, *held)
-            step += 1
-            course.tokens_seen += tokens_a_step
-            log_now = step % settings.output.log_interval == 0 or step == last
-            eval_now = evaluate is not None and (step % settings.output.eval_interval == 0 or step == last)
-            # The step before is asked about, so that this one runs meanwhile; a bad one changed nothing.
-            if not finite or (step == last and not metrics["finite"]):
-                step = int(state.step)
-                course.tokens_seen -= tokens_a_step
-                with _put_off(course):
-                    save()
-                return state, NOT_FINITE
-            finite = metrics["finite"]
-            course.losses.append(metrics["loss"])
-            if eval_now and evaluate is not None:
-                course.held_out_loss = evaluate(state.params)
-                course.best_loss = min(
-                    course.held_out_loss, math.inf if course.best_loss is None else course.best_loss
-                )
-                log.write(step, {"held_out_loss": course.held_out_loss})
-            if log_now:
-                loss = float(np.mean([float(value) for value in course.losses]))
-                elapsed = time.perf_counter() - began
-                speed = (step - since) * tokens_a_step / elapsed
-                log.write(
-                    step,
-                    {
-                        "loss": loss,
-                        **{name: float(metrics[name]) for name in ("grad_norm", "penalty") if name in metrics},
-                        "learning_rate": float(np.asarray(run.schedule(step - 1))),
-                        "tokens_seen": course.tokens_seen,
-                        "tokens_per_second": speed,
-                        "input_share": waited / elapsed,
-                    },
-                )
-                report(
-                    Report(
-                        step=step, steps=last, loss=loss, tokens_per_second=speed, held_out_loss=course.held_out_loss
-                    )
-                )
-                total_waited += waited
-                began, waited, since = time.perf_counter(), 0.0, step
-                if step != last:
-                    course.losses.clear()
-            every = settings.output.checkpoint_interval
-            stop = any_asked(bool(preempted()))
-            if stop or step == last or (every and step % every == 0):
-                with _put_off(course) if stop or step == last else nullcontext():
-                    save(course.held_out_loss if eval_now else None)
-            if stop and step != last:
-                return state, "asked to stop"
-    course.waited = total_waited / max(time.perf_counter() - total_began, 1e-9)
-    return state, None
+    def steps(
+        self, state: TrainState, memory: tuple[Memory, ...], held_out: Callable[[Any], float] | None
+    ) -> tuple[TrainState, str | None]:
+        """Take steps until the last or until something stops them; gives the state, and what stopped them."""
+        run, course, output = self.run, self.course, self.run.settings.output
+        take_step = compile_train_step(
+            run.abstract_state(),
+            run.mesh,
+            run.config,
+            run.optimizer,
+            rules=run.rules,
+            strength=run.settings.ewc.lambda_,
+            accumulate=run.settings.training.accumulate,
+            dtype=run.dtype,
+            remat=run.settings.training.remat,
+        )
+        any_asked = any_process(run.mesh)
+        step, last = int(state.step), run.settings.training.steps
+        finite: Any = True
+        with preemption() as preempted:
+            while step < last:
+                state, metrics = take_step(state, self._windows(), *memory)
+                # The step before is asked about, so that this one runs meanwhile; a bad one changed nothing.
+                if not finite or (step + 1 == last and not metrics["finite"]):
+                    course.tokens_seen += (int(state.step) - step) * _tokens_a_step(run.settings)
+                    with _put_off(course):
+                        self._save(state)
+                    return state, NOT_FINITE
+                finite = metrics["finite"]
+                step += 1
+                course.tokens_seen += _tokens_a_step(run.settings)
+                course.losses.append(metrics["loss"])
+                loss = None
+                if held_out is not None and _is_due(step, output.eval_interval, last):
+                    loss = self._look_at_held_out(step, held_out(state.params))
+                if _is_due(step, output.log_interval, last):
+                    self._tell(step, metrics)
+                stop = any_asked(bool(preempted()))
+                if stop or _is_due(step, output.checkpoint_interval, last):
+                    with _put_off(course) if stop or step == last else nullcontext():
+                        self._save(state, loss)
+                if stop and step != last:
+                    return state, "asked to stop"
+        return state, None
+
+    def _windows(self) -> jax.Array:
+        data = self.run.settings.data
+        with self.course.pace.waiting():
+            batch = next(self.batches)
+        whole = (data.batch_size, data.sequence_length + 1)
+        return jax.make_array_from_process_local_data(batch_sharding(self.run.mesh), batch.tokens, whole)
+
+    def _save(self, state: TrainState, loss: float | None = None) -> None:
+        place = place_of(self.run, self.batches, self.course.tokens_seen, self.course.best_loss)
+        self.checkpoints.save(int(state.step), state, place, loss)
+
+    def _look_at_held_out(self, step: int, loss: float) -> float:
+        best = self.course.best_loss
+        self.course.held_out_loss = loss
+        self.course.best_loss = loss if best is None else min(loss, best)
+        self.log.write(step, {"held_out_loss": loss})
+        return loss
+
+    def _tell(self, step: int, metrics: Mapping[str, Any]) -> None:
+        course, last = self.course, self.run.settings.training.steps
+        loss = float(np.mean([float(value) for value in course.losses]))  # waits for the step
+        speed, waited = course.pace.look(step)
+        self.log.write(
+            step,
+            {
+                "loss": loss,
+                **{name: float(metrics[name]) for name in ("grad_norm", "penalty") if name in metrics},
+                "learning_rate": float(np.asarray(self.run.schedule(step - 1))),
+                "tokens_seen": course.tokens_seen,
+                "tokens_per_second": speed,
+                "input_share": waited,
+            },
+        )
+        self.report(
+            Report(step=step, steps=last, loss=loss, tokens_per_second=speed, held_out_loss=course.held_out_loss)
+        )
+        if step != last:
+            course.losses.clear()
 
 
-def _evaluator(run: Run) -> Callable[[Any], float]:
-    """Mean held-out loss over at most `eval_batches` batches, nats a token."""
-    settings = run.settings
-    part, parts = batch_part(run.mesh)
-    batches = eval_batches(
-        run.tokens,
-        batch_size=settings.data.batch_size,
-        sequence_length=settings.data.sequence_length,
-        process_index=part,
-        process_count=parts,
-        vocab_size=run.config.vocab_size,
-    )
-    step = compile_eval_step(run.mesh, run.config, rules=run.rules, dtype=run.dtype)
-    rows = batch_sharding(run.mesh)
-    whole, length = settings.data.batch_size, settings.data.sequence_length
+def _tokens_a_step(settings: RunConfig) -> int:
+    return settings.data.batch_size * settings.data.sequence_length
 
-    def evaluate(params: Any) -> float:
-        nll = tokens = 0.0
-        for number, batch in enumerate(batches):
-            if number == settings.output.eval_batches:
-                break
-            windows = jax.make_array_from_process_local_data(rows, batch.tokens, (whole, length + 1))
-            weights = jax.make_array_from_process_local_data(rows, batch.weights, (whole, length))
-            sums = step(params, windows, weights)
-            nll, tokens = nll + float(sums.nll), tokens + float(sums.tokens)
-        return nll / tokens
 
-    return evaluate
+def _is_due(step: int, interval: int, last: int) -> bool:
+    return step == last or (interval > 0 and step % interval == 0)

@@ -24,8 +24,8 @@ from tprog.flax_load import Shardings, load_tree, require_whole
 from tprog.gang import shared_directory
 from tprog.jsonio import read_json, write_json
 from tprog.reader import Checkpoint
+from tprog.shards import write_shards
 from tprog.weights import find_part
-from tprog.writer import write_shards
 
 from tritter_jax.continual import FisherSum, Progress
 from tritter_jax.data import TrainBatches
