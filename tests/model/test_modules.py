@@ -128,7 +128,10 @@ def test_causal_attention_in_blocks_is_attention(length):
     mask = visible_keys(jnp.zeros((2, length), jnp.int32), jnp.asarray(keep), 40)
 
     def both(attention, mask):
-        return jax.value_and_grad(lambda *qkv: jnp.sum(jnp.square(attention(*qkv, mask))), (0, 1, 2))(q, k, v)
+        def summed(q, k, v):
+            return jnp.sum(jnp.square(attention(q, k, v, mask)))
+
+        return jax.jit(jax.value_and_grad(summed, (0, 1, 2)))(q, k, v)
 
     expected, got = both(attend, mask), both(attend_causally, mask)
     for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
