@@ -1,8 +1,7 @@
-"""Memory that arrays are read into: aligned, so that JAX takes it over; used again where many come and go."""
+"""Memory that arrays are read into: aligned, so that JAX takes it over."""
 
 import math
 import os
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -64,45 +63,6 @@ def copy_into(target: np.ndarray, source: np.ndarray, read: Read | None = None) 
             copy_into(part, own, read)
     else:
         target[...] = source
-
-
-def _references(arrays: list[np.ndarray], place: int) -> int:
-    held = arrays[place]
-    return sys.getrefcount(held)
-
-
-_ALONE = _references([np.empty(0)], 0)
-"""What is counted for an array that only its list holds: versions of Python count the name and the call or do not."""
-
-
-class Recycled:
-    """Memory for arrays, used again once nobody refers to the array it was handed out for.
-
-    New memory costs as much as a copy into it: whoever makes many arrays and forgets them is faster with this.
-
-    Example:
-        >>> memory = Recycled()
-        >>> first = memory.empty((2, 3), np.dtype("float64")); place = first.ctypes.data
-        >>> del first
-        >>> memory.empty((3, 2), np.dtype("float64")).ctypes.data == place
-        True
-    """
-
-    def __init__(self) -> None:
-        self._held: list[np.ndarray] = []
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-        """An array as `aligned_empty` gives it, in memory that was used before where some is free."""
-        nbytes = math.prod(shape) * dtype.itemsize
-        return _aligned(self._free(nbytes + _ALIGNMENT), nbytes).view(dtype).reshape(shape)
-
-    def _free(self, nbytes: int) -> np.ndarray:
-        for place in range(len(self._held)):
-            # numpy lets every view refer to the array that owns the memory.
-            if self._held[place].nbytes >= nbytes and _references(self._held, place) == _ALONE:
-                return self._held[place]
-        self._held.append(np.empty(nbytes, np.uint8))
-        return self._held[-1]
 
 
 def run_all(tasks: Iterable[Callable[[], None]]) -> None:

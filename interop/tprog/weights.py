@@ -29,12 +29,17 @@ class InFiles(Protocol):
 
 def in_memory(source: TensorSource, name: str) -> np.ndarray:
     """One tensor in memory: read from its file, where it lies in one, so that no page of it stays mapped."""
-    array = source.tensor(name)
     if not isinstance(source, InFiles):
-        return array
-    result = aligned_empty(array.shape, array.dtype)
-    source.file_of(name).read(result.reshape(1, -1), array.reshape(1, -1))
-    return result
+        return source.tensor(name)
+    spec = source.specs[name]
+    return read_into(aligned_empty(spec.shape, spec.dtype), source, name)
+
+
+def read_into(memory: np.ndarray, source: InFiles, name: str) -> np.ndarray:
+    """One tensor read from its file into memory of its shape and dtype; gives that memory."""
+    file = source.file_of(name)
+    file.read(memory.reshape(1, -1), file.tensor(name).reshape(1, -1))
+    return memory
 
 
 @dataclass(frozen=True)

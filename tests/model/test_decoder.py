@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 from tprog import ModelConfig, ParameterError, param_specs
+from tprog.reader import open_checkpoint
 from tprog.source import LazyTensors, named_source
 from tprog.tree import flatten, nest
+from tprog.writer import write_checkpoint
 
 from tests.model.variants import FULL
 from tests.support import (
@@ -192,6 +194,17 @@ def test_layer_by_layer_gives_the_same_logits(config):
     params, tokens = random_params(config), random_tokens(config)
     streamed = logits_by_layer(named_source(hf_tensors_of(params, config)), tokens, config)
     assert relative_difference(streamed, logits(params, tokens, config)) < 1e-5
+
+
+def test_layer_by_layer_from_a_file_is_the_same_with_a_dtype_of_its_own_in_each_layer(tmp_path):
+    """Layers are read ahead into memory that is used again, which must hold the widest."""
+    tensors = hf_tensors_of(random_params(LLAMA), LLAMA)
+    mixed = {name: array.astype("float16") if ".0." in name else array for name, array in tensors.items()}
+    path = write_checkpoint(tmp_path / "mixed.tprog", LLAMA, named_source(mixed))
+    tokens = random_tokens(LLAMA)
+    streamed = logits_by_layer(open_checkpoint(path), tokens, LLAMA)
+    np.testing.assert_array_equal(streamed, logits_by_layer(named_source(mixed), tokens, LLAMA))
+    assert not np.array_equal(streamed, logits_by_layer(named_source(tensors), tokens, LLAMA))
 
 
 def test_layer_by_layer_multiplies_in_full_precision_on_every_device():

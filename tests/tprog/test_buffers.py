@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tprog.buffers import Recycled, aligned_empty, copy_into, run_all
+from tprog.buffers import aligned_empty, copy_into, run_all
 from tprog.dtypes import numpy_dtype
 
 DTYPES = ("float32", "bfloat16", "float64", "int8")
@@ -41,16 +41,6 @@ def test_nan_keeps_its_bits():
     target = np.empty(source.shape, source.dtype)
     copy_into(target, source)
     assert target.tobytes() == source.tobytes()
-
-
-def test_memory_that_somebody_still_reads_is_not_used_again():
-    memory = Recycled()
-    first = memory.empty((3, 2), np.dtype("float64"))
-    first[...] = 1
-    view = memoryview(first.reshape(-1).view(np.uint8))
-    del first
-    memory.empty((3, 2), np.dtype("float64"))[...] = 2
-    assert np.frombuffer(view).tolist() == [1.0] * 6
 
 
 def test_errors_of_tasks_come_through():

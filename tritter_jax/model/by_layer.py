@@ -1,6 +1,7 @@
 """The forward pass with half a layer in memory at a time, for models that are larger than what is free."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 from tprog import ModelConfig, ParamSpec, param_specs
-from tprog.buffers import Recycled
+from tprog.buffers import aligned_empty
 from tprog.params import Path, spec_of
 from tprog.source import TensorSource, pieces_of
 from tprog.tree import nest
-from tprog.weights import InFiles
+from tprog.weights import InFiles, in_memory, read_into
 
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import visible_keys
@@ -22,6 +23,8 @@ from tritter_jax.model.layers import Block, matmul, rms_norm
 from tritter_jax.model.rope import rotation
 
 _VOCABULARY_CHUNK = 8192
+_READERS = 4
+"""A disk that is not asked for several things at a time gives a third of what it can."""
 _HALVES = ("attention", "mlp")
 """Names under `layers` of what runs at a time: half a layer is what is held."""
 
@@ -33,8 +36,9 @@ def logits_by_layer(
 
     The scale of ternary weights is not rounded to the dtype that they are stored in.
 
-    Holds half a layer, and a part of the output layer, in the dtype they are stored in. Products are full float32
-    products: by default a TPU multiplies in bfloat16 and a GPU in TF32, which is what would be measured.
+    Holds half a layer, and a part of the output layer, in the dtype they are stored in; of files the next half as
+    well, which is read while this one runs. Products are full float32 products: by default a TPU multiplies in
+    bfloat16 and a GPU in TF32, which is what would be measured.
 
     Args:
         weights: the model's tensors, such as an open checkpoint; of a file none is mapped but the embedding.
@@ -51,15 +55,10 @@ def _logits(
 ) -> Float[np.ndarray, "b s v"]:
     embed = spec_of(config, "embed")
     x = jnp.asarray(_rows(weights, embed.hf_name, tokens.reshape(-1)).reshape(*tokens.shape, -1)).astype(wide)
-    memory = Recycled()
-    halves = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
-    for layer in range(config.num_layers):
-        for half, specs in halves.items():
-            tensors = {spec.path: _held(weights, spec.hf_name.format(layer=layer), memory) for spec in specs}
-            # Waited for, so that this memory is free before the next half is read.
-            x = jax.block_until_ready(_run_half(config, half, tensors, x))
-            del tensors
-    x = _run_norm(config, _held(weights, spec_of(config, "norm").hf_name, memory), x)
+    for half, tensors in _halves(weights, config):
+        # Waited for: the memory of these tensors is read into next.
+        x = jax.block_until_ready(_run_half(config, half, jax.device_put(tensors), x))
+    x = _run_norm(config, jax.device_put(in_memory(weights, spec_of(config, "norm").hf_name)), x)
     output = (embed if config.tie_embeddings else spec_of(config, "lm_head")).hf_name
     parts = [
         np.asarray(_run_output(rows[start : start + _VOCABULARY_CHUNK], x))
@@ -69,14 +68,49 @@ def _logits(
     return np.concatenate(parts, axis=-1)
 
 
-def _held(weights: TensorSource, name: str, memory: Recycled) -> Shaped[Array, "..."]:
-    """One tensor, in memory used before: new pages would take longer than all the rest."""
-    result = memory.empty(weights.specs[name].shape, weights.specs[name].dtype)
-    flat, place = result.reshape(-1), 0
+def _halves(weights: TensorSource, config: ModelConfig) -> Iterator[tuple[str, dict[Path, np.ndarray]]]:
+    """The names and the tensors of half a layer at a time, which hold until the next are asked for.
+
+    Every layer's lie in the same memory: new pages would take longer than all the rest.
+    """
+    specs = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
+    coming = [
+        (half, {spec.path: spec.hf_name.format(layer=layer) for spec in specs[half]})
+        for layer in range(config.num_layers)
+        for half in _HALVES
+    ]
+    memory: dict[Path, np.ndarray] = {}
+    for path, name in (item for _, names in coming for item in names.items()):
+        if path not in memory or memory[path].nbytes < weights.specs[name].nbytes:
+            memory[path] = aligned_empty((weights.specs[name].nbytes,), np.dtype("uint8"))
+
+    def place(path: Path, name: str) -> np.ndarray:
+        spec = weights.specs[name]
+        return memory[path][: spec.nbytes].view(spec.dtype).reshape(spec.shape)
+
+    if not isinstance(weights, InFiles):  # made by the processors that would run the model meanwhile
+        for half, names in coming:
+            yield half, {path: _make(place(path, name), weights, name) for path, name in names.items()}
+        return
+    with ThreadPoolExecutor(_READERS) as readers:
+
+        def begin(names: Mapping[Path, str]) -> dict[Path, Future[np.ndarray]]:
+            return {path: readers.submit(read_into, place(path, name), weights, name) for path, name in names.items()}
+
+        ahead = begin(coming[0][1])
+        for (half, _), following in zip(coming, [*coming[1:], None], strict=True):
+            tensors = {path: tensor.result() for path, tensor in ahead.items()}
+            # The other half, whose memory nobody uses now.
+            ahead = {} if following is None else begin(following[1])
+            yield half, tensors
+
+
+def _make(memory: Shaped[np.ndarray, "..."], weights: TensorSource, name: str) -> Shaped[np.ndarray, "..."]:
+    flat, start = memory.reshape(-1), 0
     for piece in pieces_of(weights, name):
-        flat[place : place + piece.size] = piece.reshape(-1)
-        place += piece.size
-    return jax.device_put(result)
+        flat[start : start + piece.size] = piece.reshape(-1)
+        start += piece.size
+    return memory
 
 
 def _row_blocks(weights: TensorSource, name: str) -> Iterator[np.ndarray]:
