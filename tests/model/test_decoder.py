@@ -1,5 +1,7 @@
 """The decoder as pure functions and as a Flax module: trees, masks, memory, compilation."""
 
+import itertools
+import threading
 from dataclasses import replace
 
 import jax
@@ -7,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tprog import ModelConfig, ParameterError, param_specs
+from tprog import FormatError, ModelConfig, ParameterError, param_specs
 from tprog.reader import open_checkpoint
 from tprog.source import LazyTensors, named_source
+from tprog.tensorfile import TensorFile
 from tprog.tree import flatten, nest
 from tprog.writer import write_checkpoint
 
@@ -205,6 +208,23 @@ def test_layer_by_layer_from_a_file_is_the_same_with_a_dtype_of_its_own_in_each_
     streamed = logits_by_layer(open_checkpoint(path), tokens, LLAMA)
     np.testing.assert_array_equal(streamed, logits_by_layer(named_source(mixed), tokens, LLAMA))
     assert not np.array_equal(streamed, logits_by_layer(named_source(tensors), tokens, LLAMA))
+
+
+def test_layer_by_layer_an_unreadable_tensor_is_told_and_nothing_is_read_on(tmp_path, monkeypatch):
+    path = write_checkpoint(tmp_path / "cut.tprog", LLAMA, named_source(hf_tensors_of(random_params(LLAMA), LLAMA)))
+    read, count = TensorFile.read, itertools.count()
+
+    def cut(self, buffer: np.ndarray, view: np.ndarray) -> None:
+        if next(count) == 12:
+            raise FormatError(path, expected="more", got="less", remedy="Fetch it again.")
+        read(self, buffer, view)
+
+    monkeypatch.setattr(TensorFile, "read", cut)
+    before = threading.active_count()
+    with pytest.raises(FormatError, match="expected more"):
+        logits_by_layer(open_checkpoint(path), random_tokens(LLAMA), LLAMA)
+    assert threading.active_count() <= before
+    assert next(count) < 20
 
 
 def test_layer_by_layer_multiplies_in_full_precision_on_every_device():

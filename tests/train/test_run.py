@@ -1,5 +1,6 @@
 """A run resumes exactly, stops cleanly, and says what is wrong before its first step."""
 
+import itertools
 import os
 import signal
 from pathlib import Path
@@ -172,6 +173,54 @@ def test_not_a_number_stops_with_the_last_good_state(settings, monkeypatch):
     progress = open_checkpoint(written).progressive.training_progress
     assert progress is not None
     assert (progress.steps, progress.tokens_seen) == (0, 0)
+
+
+def spoiled(monkeypatch, *numbers: int, also=lambda number: None):
+    """Has the steps of these numbers, counted from 1, find something that is not finite."""
+    compiled, count = loop.compile_train_step, itertools.count(1)
+
+    def compile_spoiled(*arguments, **options):
+        take_step = compiled(*arguments, **options)
+
+        def step(state, *rest):
+            number = next(count)
+            also(number)
+            if number not in numbers:
+                return take_step(state, *rest)
+            return state, {"loss": jnp.float32("nan"), "grad_norm": jnp.float32("nan"), "finite": jnp.bool(False)}
+
+        return step
+
+    monkeypatch.setattr(loop, "compile_train_step", compile_spoiled)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "interval", "good"),
+    [((3,), 0, 3), ((3, 4), 0, 2), ((3, 4), 1, 2), ((3,), 3, 2), ((8,), 0, 7)],
+    ids=["then-a-good-one", "two", "each-saved", "where-one-is-saved", "the-last"],
+)
+def test_steps_that_are_not_finite_do_not_count(settings, monkeypatch, numbers, interval, good):
+    chosen = settings(f"output.checkpoint_interval={interval}", "output.eval_interval=0", "output.keep_last=1")
+    spoiled(monkeypatch, *numbers)
+    with pytest.raises(VerificationError, match="finite loss"):
+        loop.train(prepare(chosen))
+    directory = Path(chosen.output.directory)
+    (written,) = directory.glob("*.tprog")
+    progress = open_checkpoint(written).progressive.training_progress
+    assert progress is not None
+    assert (progress.steps, progress.tokens_seen) == (good, good * 8 * 32)
+    assert [path.name for path in Path(directory, "checkpoints").iterdir()] == [str(good)]
+    monkeypatch.undo()
+    assert loop.train(prepare(chosen)).tokens_seen == 8 * 8 * 32
+
+
+def test_asked_to_stop_at_a_step_that_is_not_finite_a_run_tells_of_that(settings, monkeypatch):
+    chosen = settings("output.eval_interval=0")
+    spoiled(monkeypatch, 3, also=lambda number: number == 3 and signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(VerificationError, match="finite loss"):
+        loop.train(prepare(chosen))
+    (written,) = Path(chosen.output.directory).glob("*.tprog")
+    assert open_checkpoint(written).progressive.steps == 2
 
 
 def test_a_step_that_is_not_finite_changes_nothing(settings):

@@ -1,7 +1,8 @@
-"""The forward pass with half a layer in memory at a time, for models that are larger than what is free."""
+"""The forward pass with a layer in memory at a time, for models that are larger than what is free."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from functools import lru_cache, partial
 from typing import Any
 
@@ -24,9 +25,9 @@ from tritter_jax.model.rope import rotation
 
 _VOCABULARY_CHUNK = 8192
 _READERS = 4
-"""A disk that is not asked for several things at a time gives a third of what it can."""
+"""Reads under way at a time; one does not use all that a disk gives."""
 _HALVES = ("attention", "mlp")
-"""Names under `layers` of what runs at a time: half a layer is what is held."""
+"""Names under `layers` of what runs at a time."""
 
 
 def logits_by_layer(
@@ -36,9 +37,9 @@ def logits_by_layer(
 
     The scale of ternary weights is not rounded to the dtype that they are stored in.
 
-    Holds half a layer, and a part of the output layer, in the dtype they are stored in; of files the next half as
-    well, which is read while this one runs. Products are full float32 products: by default a TPU multiplies in
-    bfloat16 and a GPU in TF32, which is what would be measured.
+    Holds a layer, and then a part of the output layer, in the dtype they are stored in; of a file, half a layer is
+    read while the other half runs. Products are full float32 products: by default a TPU multiplies in bfloat16 and a
+    GPU in TF32, which is what would be measured.
 
     Args:
         weights: the model's tensors, such as an open checkpoint; of a file none is mapped but the embedding.
@@ -55,9 +56,11 @@ def _logits(
 ) -> Float[np.ndarray, "b s v"]:
     embed = spec_of(config, "embed")
     x = jnp.asarray(_rows(weights, embed.hf_name, tokens.reshape(-1)).reshape(*tokens.shape, -1)).astype(wide)
-    for half, tensors in _halves(weights, config):
-        # Waited for: the memory of these tensors is read into next.
-        x = jax.block_until_ready(_run_half(config, half, jax.device_put(tensors), x))
+    with closing(_halves(weights, config)) as halves:
+        for half, tensors in halves:
+            # Waited for: the memory of these tensors is read into next.
+            x = jax.block_until_ready(_run_half(config, half, jax.device_put(tensors), x))
+            del tensors
     x = _run_norm(config, jax.device_put(in_memory(weights, spec_of(config, "norm").hf_name)), x)
     output = (embed if config.tie_embeddings else spec_of(config, "lm_head")).hf_name
     parts = [
@@ -68,41 +71,45 @@ def _logits(
     return np.concatenate(parts, axis=-1)
 
 
-def _halves(weights: TensorSource, config: ModelConfig) -> Iterator[tuple[str, dict[Path, np.ndarray]]]:
-    """The names and the tensors of half a layer at a time, which hold until the next are asked for.
+def _halves(weights: TensorSource, config: ModelConfig) -> Generator[tuple[str, dict[Path, np.ndarray]], None, None]:
+    """The names and the tensors of half a layer at a time, valid until the next are asked for.
 
     Every layer's lie in the same memory: new pages would take longer than all the rest.
     """
-    specs = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
+    params = {half: [spec for spec in param_specs(config) if _belongs(spec, half)] for half in _HALVES}
     coming = [
-        (half, {spec.path: spec.hf_name.format(layer=layer) for spec in specs[half]})
+        (half, {param.path: param.hf_name.format(layer=layer) for param in params[half]})
         for layer in range(config.num_layers)
         for half in _HALVES
     ]
+    specs = weights.specs
     memory: dict[Path, np.ndarray] = {}
     for path, name in (item for _, names in coming for item in names.items()):
-        if path not in memory or memory[path].nbytes < weights.specs[name].nbytes:
-            memory[path] = aligned_empty((weights.specs[name].nbytes,), np.dtype("uint8"))
+        if path not in memory or memory[path].nbytes < specs[name].nbytes:
+            memory[path] = aligned_empty((specs[name].nbytes,), np.dtype("uint8"))
 
     def place(path: Path, name: str) -> np.ndarray:
-        spec = weights.specs[name]
+        spec = specs[name]
         return memory[path][: spec.nbytes].view(spec.dtype).reshape(spec.shape)
 
     if not isinstance(weights, InFiles):  # made by the processors that would run the model meanwhile
         for half, names in coming:
             yield half, {path: _make(place(path, name), weights, name) for path, name in names.items()}
         return
-    with ThreadPoolExecutor(_READERS) as readers:
+    readers = ThreadPoolExecutor(_READERS)
 
-        def begin(names: Mapping[Path, str]) -> dict[Path, Future[np.ndarray]]:
-            return {path: readers.submit(read_into, place(path, name), weights, name) for path, name in names.items()}
+    def begin(names: Mapping[Path, str]) -> dict[Path, Future[np.ndarray]]:
+        return {path: readers.submit(read_into, place(path, name), weights, name) for path, name in names.items()}
 
+    try:
         ahead = begin(coming[0][1])
         for (half, _), following in zip(coming, [*coming[1:], None], strict=True):
             tensors = {path: tensor.result() for path, tensor in ahead.items()}
             # The other half, whose memory nobody uses now.
             ahead = {} if following is None else begin(following[1])
             yield half, tensors
+    finally:
+        readers.shutdown(cancel_futures=True)
 
 
 def _make(memory: Shaped[np.ndarray, "..."], weights: TensorSource, name: str) -> Shaped[np.ndarray, "..."]:

@@ -14,7 +14,6 @@ from tritter_jax.continual import Memory
 from tritter_jax.data import TrainBatches, train_batches
 from tritter_jax.sharding import batch_sharding
 from tritter_jax.train.checkpoint import RunCheckpoints
-from tritter_jax.train.config import RunConfig
 from tritter_jax.train.ewc import load_memory
 from tritter_jax.train.held_out import held_out_loss
 from tritter_jax.train.interrupt import preemption
@@ -71,12 +70,17 @@ class Finished:
 class _Course:
     """What changes from step to step outside the jitted state."""
 
-    tokens_seen: int
+    first_step: int
+    tokens_before: int
+    tokens_a_step: int
     best_loss: float | None
-    pace: Pace
     held_out_loss: float | None = None
     losses: list[Any] = field(default_factory=list)
     refused: UsageError | None = None
+
+    def tokens_seen(self, step: int) -> int:
+        """Tokens trained on in that many steps; those of a step that changed nothing do not count."""
+        return self.tokens_before + (step - self.first_step) * self.tokens_a_step
 
 
 def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: Say = lambda _: None) -> Finished:
@@ -113,16 +117,19 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
             start = open_start(directory)
             memory = load_memory(run, start, say)
             state, place = resume(run, checkpoints, batches, say)
-            step = int(state.step)
             course = _Course(
-                tokens_seen=place["tokens_seen"],
+                first_step=int(state.step),
+                tokens_before=place["tokens_seen"],
+                tokens_a_step=settings.data.batch_size * settings.data.sequence_length,
                 best_loss=place["best_loss"],
-                pace=Pace(_tokens_a_step(settings), step),
             )
-            with jax.set_mesh(run.mesh), MetricsLog(directory if is_first() else None, since=step) as log:
+            with (
+                jax.set_mesh(run.mesh),
+                MetricsLog(directory if is_first() else None, since=course.first_step) as log,
+            ):
                 loop = _Loop(run, course, batches, checkpoints, log, report)
                 state, stopped = loop.steps(state, () if memory is None else (memory,), held_out)
-            input_share = course.pace.waited
+                input_share = loop.pace.waited
         except BaseException:
             with suppress(UsageError):  # what went wrong first is told
                 checkpoints.close()
@@ -131,7 +138,8 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
             checkpoints.close()
     finally:
         batches.close()
-    place = place_of(run, batches, course.tokens_seen, course.best_loss)
+    tokens_seen = course.tokens_seen(int(state.step))
+    place = place_of(run, batches, tokens_seen, course.best_loss)
     path = save_tprog(directory, settings, start, state, place)
     if is_first():
         plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
@@ -149,7 +157,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         loss=float(np.mean([float(loss) for loss in course.losses])) if course.losses else None,
         held_out_loss=course.held_out_loss,
         best_loss=course.best_loss,
-        tokens_seen=course.tokens_seen,
+        tokens_seen=tokens_seen,
         checkpoint=path,
         stopped=stopped,
         input_share=input_share,
@@ -175,6 +183,7 @@ class _Loop:
     checkpoints: RunCheckpoints
     log: MetricsLog
     report: Callable[[Report], None]
+    pace: Pace = field(init=False)
 
     def steps(
         self, state: TrainState, memory: tuple[Memory, ...], held_out: Callable[[Any], float] | None
@@ -193,28 +202,29 @@ class _Loop:
             remat=run.settings.training.remat,
         )
         any_asked = any_process(run.mesh)
-        step, last = int(state.step), run.settings.training.steps
+        step, last = course.first_step, run.settings.training.steps
         finite: Any = True
+        self.pace = Pace(course.tokens_a_step, step)
         with preemption() as preempted:
             while step < last:
                 state, metrics = take_step(state, self._windows(), *memory)
-                # The step before is asked about, so that this one runs meanwhile; a bad one changed nothing.
-                if not finite or (step + 1 == last and not metrics["finite"]):
-                    course.tokens_seen += (int(state.step) - step) * _tokens_a_step(run.settings)
-                    with _put_off(course):
-                        self._save(state)
-                    return state, NOT_FINITE
+                due = _is_due(step + 1, output.checkpoint_interval, last)
+                # The step before is asked about, so that this one runs meanwhile, but where this one is saved.
+                if not finite or (due and not metrics["finite"]):
+                    return self._last_good(state)
                 finite = metrics["finite"]
                 step += 1
-                course.tokens_seen += _tokens_a_step(run.settings)
                 course.losses.append(metrics["loss"])
                 loss = None
                 if held_out is not None and _is_due(step, output.eval_interval, last):
-                    loss = self._look_at_held_out(step, held_out(state.params))
+                    loss = held_out(state.params)
+                    self._note_held_out(step, loss)
                 if _is_due(step, output.log_interval, last):
                     self._tell(step, metrics)
                 stop = any_asked(bool(preempted()))
-                if stop or _is_due(step, output.checkpoint_interval, last):
+                if stop and not finite:
+                    return self._last_good(state)
+                if stop or due:
                     with _put_off(course) if stop or step == last else nullcontext():
                         self._save(state, loss)
                 if stop and step != last:
@@ -223,33 +233,40 @@ class _Loop:
 
     def _windows(self) -> jax.Array:
         data = self.run.settings.data
-        with self.course.pace.waiting():
+        with self.pace.waiting():
             batch = next(self.batches)
         whole = (data.batch_size, data.sequence_length + 1)
         return jax.make_array_from_process_local_data(batch_sharding(self.run.mesh), batch.tokens, whole)
 
     def _save(self, state: TrainState, loss: float | None = None) -> None:
-        place = place_of(self.run, self.batches, self.course.tokens_seen, self.course.best_loss)
-        self.checkpoints.save(int(state.step), state, place, loss)
+        step = int(state.step)
+        place = place_of(self.run, self.batches, self.course.tokens_seen(step), self.course.best_loss)
+        self.checkpoints.save(step, state, place, loss)
 
-    def _look_at_held_out(self, step: int, loss: float) -> float:
+    def _last_good(self, state: TrainState) -> tuple[TrainState, str]:
+        """Save what a step that was not finite left as it was; a checkpoint that has it would be removed first."""
+        with _put_off(self.course):
+            if int(state.step) not in self.checkpoints.steps:
+                self._save(state)
+        return state, NOT_FINITE
+
+    def _note_held_out(self, step: int, loss: float) -> None:
         best = self.course.best_loss
         self.course.held_out_loss = loss
         self.course.best_loss = loss if best is None else min(loss, best)
         self.log.write(step, {"held_out_loss": loss})
-        return loss
 
     def _tell(self, step: int, metrics: Mapping[str, Any]) -> None:
         course, last = self.course, self.run.settings.training.steps
         loss = float(np.mean([float(value) for value in course.losses]))  # waits for the step
-        speed, waited = course.pace.look(step)
+        speed, waited = self.pace.lap(step)
         self.log.write(
             step,
             {
                 "loss": loss,
                 **{name: float(metrics[name]) for name in ("grad_norm", "penalty") if name in metrics},
                 "learning_rate": float(np.asarray(self.run.schedule(step - 1))),
-                "tokens_seen": course.tokens_seen,
+                "tokens_seen": course.tokens_seen(step),
                 "tokens_per_second": speed,
                 "input_share": waited,
             },
@@ -259,10 +276,6 @@ class _Loop:
         )
         if step != last:
             course.losses.clear()
-
-
-def _tokens_a_step(settings: RunConfig) -> int:
-    return settings.data.batch_size * settings.data.sequence_length
 
 
 def _is_due(step: int, interval: int, last: int) -> bool:

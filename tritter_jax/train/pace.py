@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class Pace:
-    """Counts tokens and waiting, from one look to the next and over the whole.
+    """Counts tokens and waiting, since the last lap and in all.
 
     Args:
         tokens_a_step: tokens of a batch.
@@ -16,7 +16,7 @@ class Pace:
         >>> pace = Pace(tokens_a_step=512, step=10)
         >>> with pace.waiting():
         ...     batch = "from somewhere"
-        >>> tokens_per_second, waited = pace.look(step=12)
+        >>> tokens_per_second, waited = pace.lap(step=12)
         >>> tokens_per_second > 0, 0 <= waited <= 1
         (True, True)
     """
@@ -36,8 +36,8 @@ class Pace:
         finally:
             self._waited += time.perf_counter() - asked
 
-    def look(self, step: int) -> tuple[float, float]:
-        """Tokens a second, and the share of the time spent waiting, since the last look."""
+    def lap(self, step: int) -> tuple[float, float]:
+        """Tokens a second, and the share of the time spent waiting, since the last lap."""
         now = time.perf_counter()
         elapsed = max(now - self._since, 1e-9)
         seen = (step - self._step) * self._tokens_a_step / elapsed, self._waited / elapsed
