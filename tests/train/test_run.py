@@ -202,7 +202,7 @@ def spoiled(monkeypatch, *numbers: int, also=lambda number: None):
 def test_steps_that_are_not_finite_do_not_count(settings, monkeypatch, numbers, interval, good):
     chosen = settings(f"output.checkpoint_interval={interval}", "output.eval_interval=0", "output.keep_last=1")
     spoiled(monkeypatch, *numbers)
-    with pytest.raises(VerificationError, match="finite loss"):
+    with pytest.raises(VerificationError, match=rf"^step {numbers[0]}: expected a finite loss"):
         loop.train(prepare(chosen))
     directory = Path(chosen.output.directory)
     (written,) = directory.glob("*.tprog")
@@ -217,7 +217,7 @@ def test_steps_that_are_not_finite_do_not_count(settings, monkeypatch, numbers, 
 def test_asked_to_stop_at_a_step_that_is_not_finite_a_run_tells_of_that(settings, monkeypatch):
     chosen = settings("output.eval_interval=0")
     spoiled(monkeypatch, 3, also=lambda number: number == 3 and signal.raise_signal(signal.SIGTERM))
-    with pytest.raises(VerificationError, match="finite loss"):
+    with pytest.raises(VerificationError, match=r"^step 3: expected a finite loss"):
         loop.train(prepare(chosen))
     (written,) = Path(chosen.output.directory).glob("*.tprog")
     assert open_checkpoint(written).progressive.steps == 2

@@ -27,8 +27,6 @@ from tritter_jax.train.start import open_start
 from tritter_jax.train.state import TrainState
 from tritter_jax.train.step import compile_train_step
 
-NOT_FINITE = "not finite"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
@@ -77,6 +75,7 @@ class _Course:
     held_out_loss: float | None = None
     losses: list[Any] = field(default_factory=list)
     refused: UsageError | None = None
+    not_finite_at: int | None = None
 
     def tokens_seen(self, step: int) -> int:
         """Tokens trained on in that many steps; those of a step that changed nothing do not count."""
@@ -143,9 +142,9 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
     path = save_tprog(directory, settings, start, state, place)
     if is_first():
         plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
-    if stopped == NOT_FINITE:
+    if course.not_finite_at is not None:
         raise VerificationError(
-            f"step {int(state.step) + 1}",
+            f"step {course.not_finite_at}",
             expected="a finite loss and gradient",
             got="NaN or infinity",
             remedy=f"The last good state is in {path}: lower the learning rate, or look at the data.",
@@ -211,7 +210,7 @@ class _Loop:
                 due = _is_due(step + 1, output.checkpoint_interval, last)
                 # The step before is asked about, so that this one runs meanwhile, but where this one is saved.
                 if not finite or (due and not metrics["finite"]):
-                    return self._last_good(state)
+                    return self._last_good(state, step + 1 if finite else step)
                 finite = metrics["finite"]
                 step += 1
                 course.losses.append(metrics["loss"])
@@ -223,7 +222,7 @@ class _Loop:
                     self._tell(step, metrics)
                 stop = any_asked(bool(preempted()))
                 if stop and not finite:
-                    return self._last_good(state)
+                    return self._last_good(state, step)
                 if stop or due:
                     with _put_off(course) if stop or step == last else nullcontext():
                         self._save(state, loss)
@@ -243,12 +242,13 @@ class _Loop:
         place = place_of(self.run, self.batches, self.course.tokens_seen(step), self.course.best_loss)
         self.checkpoints.save(step, state, place, loss)
 
-    def _last_good(self, state: TrainState) -> tuple[TrainState, str]:
+    def _last_good(self, state: TrainState, bad_step: int) -> tuple[TrainState, None]:
         """Save what a step that was not finite left as it was; a checkpoint that has it would be removed first."""
+        self.course.not_finite_at = bad_step
         with _put_off(self.course):
             if int(state.step) not in self.checkpoints.steps:
                 self._save(state)
-        return state, NOT_FINITE
+        return state, None
 
     def _note_held_out(self, step: int, loss: float) -> None:
         best = self.course.best_loss
