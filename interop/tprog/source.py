@@ -101,12 +101,16 @@ def whole(spec: TensorSpec, pieces: Iterator[np.ndarray]) -> np.ndarray:
     first = next(pieces)
     if first.size == math.prod(spec.shape):
         return first.reshape(spec.shape)
-    result = aligned_empty((math.prod(spec.shape),), spec.dtype)
-    place = 0
-    for piece in itertools.chain([first], pieces):
-        result[place : place + piece.size] = piece.reshape(-1)
+    return put_together(aligned_empty(spec.shape, spec.dtype), itertools.chain([first], pieces))
+
+
+def put_together(memory: np.ndarray, pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """Fill contiguous memory with the pieces of a tensor of its shape and dtype; gives that memory."""
+    flat, place = memory.reshape(-1), 0
+    for piece in pieces:
+        flat[place : place + piece.size] = piece.reshape(-1)
         place += piece.size
-    return result.reshape(spec.shape)
+    return memory
 
 
 def as_source(tensors: Tensors, config: ModelConfig) -> TensorSource:

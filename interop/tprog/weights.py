@@ -22,6 +22,10 @@ from tprog.tensorheader import TensorSpec
 class InFiles(Protocol):
     """A source whose tensors are views of mapped files."""
 
+    def tensor(self, name: str) -> np.ndarray:
+        """One tensor as a view."""
+        ...
+
     def file_of(self, name: str) -> TensorFile:
         """The file a tensor lies in."""
         ...
@@ -29,16 +33,13 @@ class InFiles(Protocol):
 
 def in_memory(source: TensorSource, name: str) -> np.ndarray:
     """One tensor in memory: read from its file, where it lies in one, so that no page of it stays mapped."""
-    if not isinstance(source, InFiles):
-        return source.tensor(name)
-    spec = source.specs[name]
-    return read_into(aligned_empty(spec.shape, spec.dtype), source, name)
+    array = source.tensor(name)
+    return read_into(aligned_empty(array.shape, array.dtype), source, name) if isinstance(source, InFiles) else array
 
 
 def read_into(memory: np.ndarray, source: InFiles, name: str) -> np.ndarray:
     """One tensor read from its file into memory of its shape and dtype; gives that memory."""
-    file = source.file_of(name)
-    file.read(memory.reshape(1, -1), file.tensor(name).reshape(1, -1))
+    source.file_of(name).read(memory.reshape(1, -1), source.tensor(name).reshape(1, -1))
     return memory
 
 

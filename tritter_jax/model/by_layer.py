@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from tprog import ModelConfig, ParamSpec, param_specs
 from tprog.buffers import aligned_empty
 from tprog.params import Path, spec_of
-from tprog.source import TensorSource, pieces_of
+from tprog.source import TensorSource, pieces_of, put_together
 from tprog.tree import nest
 from tprog.weights import InFiles, in_memory, read_into
 
@@ -94,7 +94,8 @@ def _halves(weights: TensorSource, config: ModelConfig) -> Generator[tuple[str, 
 
     if not isinstance(weights, InFiles):  # made by the processors that would run the model meanwhile
         for half, names in coming:
-            yield half, {path: _make(place(path, name), weights, name) for path, name in names.items()}
+            made = {path: put_together(place(path, name), pieces_of(weights, name)) for path, name in names.items()}
+            yield half, made
         return
     readers = ThreadPoolExecutor(_READERS)
 
@@ -110,14 +111,6 @@ def _halves(weights: TensorSource, config: ModelConfig) -> Generator[tuple[str, 
             yield half, tensors
     finally:
         readers.shutdown(cancel_futures=True)
-
-
-def _make(memory: Shaped[np.ndarray, "..."], weights: TensorSource, name: str) -> Shaped[np.ndarray, "..."]:
-    flat, start = memory.reshape(-1), 0
-    for piece in pieces_of(weights, name):
-        flat[start : start + piece.size] = piece.reshape(-1)
-        start += piece.size
-    return memory
 
 
 def _row_blocks(weights: TensorSource, name: str) -> Iterator[np.ndarray]:
