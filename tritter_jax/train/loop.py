@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
 from tprog import UsageError, VerificationError
 
 from tritter_jax.continual import Memory
@@ -76,6 +77,7 @@ class _Course:
     losses: list[Any] = field(default_factory=list)
     refused: UsageError | None = None
     not_finite_at: int | None = None
+    stopped: str | None = None
 
     def tokens_seen(self, step: int) -> int:
         """Tokens trained on in that many steps; those of a step that changed nothing do not count."""
@@ -127,7 +129,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
                 MetricsLog(directory if is_first() else None, since=course.first_step) as log,
             ):
                 loop = _Loop(run, course, batches, checkpoints, log, report)
-                state, stopped = loop.steps(state, () if memory is None else (memory,), held_out)
+                state = loop.steps(state, () if memory is None else (memory,), held_out)
                 input_share = loop.pace.waited
         except BaseException:
             with suppress(UsageError):  # what went wrong first is told
@@ -158,7 +160,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         best_loss=course.best_loss,
         tokens_seen=tokens_seen,
         checkpoint=path,
-        stopped=stopped,
+        stopped=course.stopped,
         input_share=input_share,
     )
 
@@ -186,8 +188,8 @@ class _Loop:
 
     def steps(
         self, state: TrainState, memory: tuple[Memory, ...], held_out: Callable[[Any], float] | None
-    ) -> tuple[TrainState, str | None]:
-        """Take steps until the last or until something stops them; gives the state, and what stopped them."""
+    ) -> TrainState:
+        """Take steps until the last, or until something that the course then tells stops them."""
         run, course, output = self.run, self.course, self.run.settings.output
         take_step = compile_train_step(
             run.abstract_state(),
@@ -200,13 +202,13 @@ class _Loop:
             dtype=run.dtype,
             remat=run.settings.training.remat,
         )
-        any_asked = any_process(run.mesh)
+        any_asked, rows = any_process(run.mesh), batch_sharding(run.mesh)
         step, last = course.first_step, run.settings.training.steps
         finite: Any = True
         self.pace = Pace(course.tokens_a_step, step)
         with preemption() as preempted:
             while step < last:
-                state, metrics = take_step(state, self._windows(), *memory)
+                state, metrics = take_step(state, self._windows(rows), *memory)
                 due = _is_due(step + 1, output.checkpoint_interval, last)
                 # The step before is asked about, so that this one runs meanwhile, but where this one is saved.
                 if not finite or (due and not metrics["finite"]):
@@ -227,28 +229,29 @@ class _Loop:
                     with _put_off(course) if stop or step == last else nullcontext():
                         self._save(state, loss)
                 if stop and step != last:
-                    return state, "asked to stop"
-        return state, None
+                    course.stopped = "asked to stop"
+                    break
+        return state
 
-    def _windows(self) -> jax.Array:
+    def _windows(self, rows: NamedSharding) -> jax.Array:
         data = self.run.settings.data
         with self.pace.waiting():
             batch = next(self.batches)
         whole = (data.batch_size, data.sequence_length + 1)
-        return jax.make_array_from_process_local_data(batch_sharding(self.run.mesh), batch.tokens, whole)
+        return jax.make_array_from_process_local_data(rows, batch.tokens, whole)
 
     def _save(self, state: TrainState, loss: float | None = None) -> None:
         step = int(state.step)
         place = place_of(self.run, self.batches, self.course.tokens_seen(step), self.course.best_loss)
         self.checkpoints.save(step, state, place, loss)
 
-    def _last_good(self, state: TrainState, bad_step: int) -> tuple[TrainState, None]:
+    def _last_good(self, state: TrainState, bad_step: int) -> TrainState:
         """Save what a step that was not finite left as it was; a checkpoint that has it would be removed first."""
         self.course.not_finite_at = bad_step
         with _put_off(self.course):
             if int(state.step) not in self.checkpoints.steps:
                 self._save(state)
-        return state, None
+        return state
 
     def _note_held_out(self, step: int, loss: float) -> None:
         best = self.course.best_loss
