@@ -1,6 +1,7 @@
 """JSON in and out of files: bounded, strict, and with errors that name the file."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        FormatError: the file is missing, too large, not UTF-8 JSON, not an object, or holds NaN.
+        FormatError: the file is missing, too large, or not an object that `parse_json` takes.
 
     Example:
         >>> import pathlib, tempfile
@@ -42,7 +43,8 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
     """Parse bytes as a JSON object; `where` names their origin in errors.
 
     Raises:
-        FormatError: the bytes are not UTF-8 JSON, not an object, nested too deep, or hold NaN or a name twice.
+        FormatError: the bytes are not UTF-8 JSON, not an object, nested too deep, or hold NaN, a number
+            that overflows float64 or a name twice.
 
     Example:
         >>> parse_json(b'{"layers": 2}', "config.json")
@@ -55,6 +57,12 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
     def constant(name: str) -> NoReturn:
         refuse(f"the value {name}, which JSON does not have")
 
+    def finite(digits: str) -> float:
+        value = float(digits)
+        if not math.isfinite(value):
+            refuse(f"the number {digits[:40]}, which is too large")
+        return value
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
@@ -66,7 +74,9 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
         refuse(f"more than {MAX_JSON_VALUES} values")
     try:
         # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
-        value = json.loads(data.decode("utf-8"), parse_constant=constant, object_pairs_hook=unique)
+        value = json.loads(
+            data.decode("utf-8"), parse_float=finite, parse_constant=constant, object_pairs_hook=unique
+        )
     except UnicodeDecodeError as error:
         refuse(f"bytes that are not UTF-8 at offset {error.start}")
     except RecursionError:
