@@ -14,6 +14,7 @@ from tprog import ModelConfig, config_to_json, hf_tensors, param_specs
 from tprog.tree import flatten, nest
 
 from tritter_jax.model import apply
+from tritter_jax.model.remat import DEFAULT
 
 
 def every_value(**axes: Iterable[object]) -> pytest.MarkDecorator:
@@ -79,18 +80,18 @@ def logits(params: dict, tokens: np.ndarray, config: ModelConfig, *, mask=None, 
     return _forward(config, dtype)(params, jnp.asarray(tokens), None if mask is None else jnp.asarray(mask))
 
 
-def loss(params: dict, tokens: jax.Array, config: ModelConfig, *, remat: bool = False) -> jax.Array:
+def loss(params: dict, tokens: jax.Array, config: ModelConfig, *, remat: str = DEFAULT) -> jax.Array:
     """Mean negative log-likelihood of the next token."""
     log_p = jax.nn.log_softmax(apply(params, tokens[:, :-1], config, remat=remat), axis=-1)
     return -jnp.mean(jnp.take_along_axis(log_p, tokens[:, 1:, None], axis=-1))
 
 
 @lru_cache(maxsize=256)
-def _gradient(config: ModelConfig, remat: bool):
+def _gradient(config: ModelConfig, remat: str):
     return jax.jit(jax.grad(lambda params, tokens: loss(params, tokens, config, remat=remat)))
 
 
-def gradients(params: dict, tokens: np.ndarray, config: ModelConfig, *, remat: bool = False) -> dict:
+def gradients(params: dict, tokens: np.ndarray, config: ModelConfig, *, remat: str = DEFAULT) -> dict:
     """Gradients of `loss`, compiled once a configuration."""
     return _gradient(config, remat)(params, jnp.asarray(tokens))
 

@@ -24,7 +24,7 @@ def row(path: Path, found: dict[str, Any] | None) -> str:
     slices = f"{machine.slices} x " if machine.slices > 1 else ""
     cells = [
         f"`{path.stem}`", f"{slices}`{machine.topology}`", f"{mesh.data} x {mesh.fsdp} x {mesh.tensor}",
-        f"{data.batch_size} x {data.sequence_length:,}", "yes" if settings.training.remat else "no",
+        f"{data.batch_size} x {data.sequence_length:,}", settings.training.remat,
     ]  # fmt: skip
     if found is None:
         return " | ".join(["", *cells, "not compiled yet", *["-"] * 5, ""]).strip()

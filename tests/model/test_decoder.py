@@ -87,26 +87,6 @@ def test_a_missing_an_unknown_and_a_misshapen_parameter_are_named_at_once():
     assert "embed has shape [60, 131], expected [131, 60]" in message
 
 
-@pytest.mark.parametrize("family", ["llama", "bitnet"])
-def test_recomputing_layers_gives_equal_gradients(family):
-    config = odd_config(family)
-    params, tokens = random_params(config), random_tokens(config)
-    stored, recomputed = (gradients(params, tokens, config, remat=remat) for remat in (False, True))
-    for path, leaf in flatten(stored).items():
-        assert relative_difference(flatten(recomputed)[path], leaf) < 1e-6, ".".join(path)
-
-
-def test_recomputing_layers_stores_less():
-    config = odd_config("llama", num_layers=12)
-    tokens = jax.ShapeDtypeStruct((4, 64), jnp.int32)
-
-    def memory(remat: bool) -> int:
-        step = jax.jit(jax.grad(lambda params, tokens: apply(params, tokens, config, remat=remat).sum()))
-        return step.lower(abstract_params(config), tokens).compile().memory_analysis().temp_size_in_bytes
-
-    assert memory(True) < 0.7 * memory(False)
-
-
 @pytest.mark.parametrize("differentiated", [False, True], ids=["forward", "gradient"])
 def test_the_compiled_program_does_not_grow_with_depth(differentiated):
     def program(layers: int) -> str:

@@ -29,7 +29,7 @@ windows = jax.ShapeDtypeStruct((16, 33), jnp.int32)
 for sizes in meshes:
     mesh = make_mesh(MeshShape(**dict(zip(("data", "fsdp", "tensor"), map(int, sizes.split("x"))))))
     with jax.set_mesh(mesh):
-        for options in ({}, {"accumulate": 2, "remat": True, "dtype": "bfloat16"}):
+        for options in ({}, {"accumulate": 2, "remat": "full", "dtype": "bfloat16"}):
             compile_train_step(abstract, mesh, config, optimizer, **options).lower(abstract, windows).compile()
             if fault == "cut rows":
                 break

@@ -246,7 +246,7 @@ def test_a_mesh_gives_the_losses_of_one_device(settings, uninterrupted, mesh):
 
 @pytest.mark.parametrize(
     "change",
-    ["training.accumulate=4", "training.remat=true"],
+    ["training.accumulate=4", "training.remat=full"],
 )
 def test_saving_memory_does_not_change_the_losses(settings, uninterrupted, change):
     chosen = settings(change, directory="other")

@@ -18,6 +18,7 @@ from tritter_jax.aot.hlo import Program
 from tritter_jax.aot.report import Check, Remedy
 from tritter_jax.aot.topology import Topology, require_compiler
 from tritter_jax.aot.worker import PROGRAM, RESULT, SETTINGS
+from tritter_jax.model import REMAT
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.setup import choose_model
 
@@ -170,8 +171,9 @@ def _changes(settings: RunConfig, config: ModelConfig, topology: Topology) -> It
     mesh, batch = settings.mesh, settings.data.batch_size
     state = count_parameters(config) * _STATE_BYTES / (max(1, mesh.fsdp) * max(1, mesh.tensor))
     if settings.machine.program != "grow" and state < topology.chip.memory:  # else neither of these can help
-        if not settings.training.remat and settings.machine.program == "train":
-            yield {"training.remat": True}
+        if settings.machine.program == "train":
+            names = list(REMAT)
+            yield from ({"training.remat": less} for less in names[names.index(settings.training.remat) + 1 :])
         least = topology.device_count // max(1, mesh.tensor) * settings.training.accumulate
         if batch > least:
             yield {"data.batch_size": max(least, batch // 2 // least * least)}

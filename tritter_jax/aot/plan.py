@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from tprog import ModelConfig, TritterError, UsageError, count_parameters, named_size
 
 from tritter_jax.aot.check import check
 from tritter_jax.aot.report import Check
 from tritter_jax.aot.topology import Topology
+from tritter_jax.model import REMAT
 from tritter_jax.train.config import RunConfig
 
 _ROWS = (1, 2, 4, 8, 16)
@@ -25,7 +25,7 @@ class Candidate:
         fsdp: mesh axis.
         tensor: mesh axis.
         batch: rows of all devices.
-        remat: whether layers are recomputed.
+        remat: what is computed again, a key of `REMAT`.
         memory: estimated bytes a device.
         seconds: estimated seconds a token of the whole machine, between all and nothing of the work overlapping.
     """
@@ -34,7 +34,7 @@ class Candidate:
     fsdp: int
     tensor: int
     batch: int
-    remat: bool
+    remat: str
     memory: float
     seconds: float
 
@@ -66,10 +66,13 @@ def candidates(config: ModelConfig, topology: Topology, sequence_length: int) ->
         _estimate(config, topology, sequence_length, mesh, rows, remat)
         for mesh in _meshes(config, topology)
         for rows in _ROWS
-        for remat in (False, True)
+        for remat in REMAT
     ]
     room = 1.2 * topology.chip.memory
-    return sorted((one for one in found if one.memory < room), key=lambda one: (one.seconds, one.memory))
+    ranked = sorted((one for one in found if one.memory < room), key=lambda one: (one.seconds, one.memory))
+    # What takes as long and stores more is no better.
+    least = {(one.data, one.fsdp, one.tensor, one.batch, one.seconds): one for one in reversed(ranked)}
+    return [one for one in ranked if one in least.values()]
 
 
 def best(
@@ -103,7 +106,7 @@ def best(
                 check(
                     candidate.settings(size, topology, sequence_length),
                     f"data {candidate.data} fsdp {candidate.fsdp} tensor {candidate.tensor} batch {candidate.batch}"
-                    f"{' remat' if candidate.remat else ''}",
+                    f" remat {candidate.remat}",
                     remedies=False,
                     say=say,
                 )
@@ -144,17 +147,17 @@ def _meshes(config: ModelConfig, topology: Topology) -> Iterator[tuple[int, int,
 
 
 def _estimate(
-    config: ModelConfig, topology: Topology, length: int, mesh: tuple[int, int, int], rows: int, remat: bool
+    config: ModelConfig, topology: Topology, length: int, mesh: tuple[int, int, int], rows: int, remat: str
 ) -> Candidate:
     """Memory and time from sizes alone; what the compiler makes of it decides."""
     data, fsdp, tensor = mesh
     chip, parameters, tokens = topology.chip, count_parameters(config), rows * length
-    hidden, mlp = config.hidden_size, config.intermediate_size
-    kept: Any = hidden if remat else 3 * hidden + 2 * (config.num_kv_heads * config.head_dim + mlp) / tensor
+    hidden, policy = config.hidden_size, REMAT[remat]
+    kept = policy.entries(config, length, tensor)
     state = 18 * parameters / (fsdp * tensor)  # masters, moments, gradients, and two bytes of working copies
     scores = 3 * 4 * rows * config.num_heads / tensor * min(1024, length) * length
     memory = state + 2 * tokens * kept * config.num_layers + scores + 16 * tokens * 8192 / tensor
-    products = (8 if remat else 6) * tokens * parameters / tensor / chip.flops
+    products = (6 + 2 * policy.recomputed(config)) * tokens * parameters / tensor / chip.flops
     # Parameters are gathered twice and their gradients scattered; activations cross the tensor axis four times.
     moved = 3 * 2 * parameters / tensor + (4 * 2 * tokens * hidden * config.num_layers * 2 if tensor > 1 else 0)
     network = 2 * 2 * parameters / (fsdp * tensor) / chip.network if topology.slices > 1 else 0.0

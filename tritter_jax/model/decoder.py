@@ -18,6 +18,7 @@ from tprog.tree import nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.model.layers import Block, matmul, rms_norm
+from tritter_jax.model.remat import DEFAULT, remat_policy
 from tritter_jax.model.rope import Rotation, rotation
 from tritter_jax.model.table_module import TableModule, initial_value
 from tritter_jax.sharding import look_up, split_batch
@@ -33,7 +34,10 @@ class Decoder(TableModule):
         config: shape and arithmetic.
         rngs: source of the initialisation's key (stream `params`).
         dtype: dtype of the computation; that of the embedding when None.
-        remat: recompute whole layers in the backward pass; else their products with parameters are stored.
+        remat: what the backward pass computes again, a key of `tritter_jax.model.REMAT`.
+
+    Raises:
+        UsageError: there is no such policy.
 
     Example:
         >>> from flax import nnx
@@ -44,16 +48,19 @@ class Decoder(TableModule):
         (1, 6, 64)
     """
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: str | None = None, remat: bool = False) -> None:
+    def __init__(
+        self, config: ModelConfig, *, rngs: nnx.Rngs, dtype: str | None = None, remat: str = DEFAULT
+    ) -> None:
         key = rngs.params()
         super().__init__(config, (), key)
+        remat_policy(remat)
         self.layers = Block(config, key)
         self.dtype = dtype
         self.remat = remat
 
     @classmethod
     def from_params(
-        cls, params: Mapping[str, Any], config: ModelConfig, *, dtype: str | None = None, remat: bool = False
+        cls, params: Mapping[str, Any], config: ModelConfig, *, dtype: str | None = None, remat: str = DEFAULT
     ) -> "Decoder":
         """The module that holds a tree of parameters.
 
@@ -95,10 +102,8 @@ class Decoder(TableModule):
         def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
             return split_batch(nnx.merge(graph, state)(split_batch(x), turn, mask)), None
 
-        # Attention weights and elementwise results cost the backward pass less to compute again than to store.
-        policies = jax.checkpoint_policies
-        kept = policies.nothing_saveable if self.remat else policies.dots_with_no_batch_dims_saveable
-        x, _ = jax.lax.scan(jax.checkpoint(layer, policy=kept, prevent_cse=False), x, stacked)
+        stored = remat_policy(self.remat).saveable
+        x, _ = jax.lax.scan(jax.checkpoint(layer, policy=stored, prevent_cse=False), x, stacked)
         return rms_norm(x, self.norm[...], self.config.norm_eps)
 
     def begin(
@@ -140,7 +145,7 @@ def visible_keys(
 
 
 @lru_cache(maxsize=64)
-def _skeleton(config: ModelConfig, dtype: str | None, remat: bool) -> tuple[Any, Any]:
+def _skeleton(config: ModelConfig, dtype: str | None, remat: str) -> tuple[Any, Any]:
     return nnx.split(nnx.eval_shape(lambda: Decoder(config, rngs=nnx.Rngs(0), dtype=dtype, remat=remat)))
 
 
@@ -152,7 +157,7 @@ def apply(
     attention_mask: Shaped[Array, "b s"] | None = None,
     positions: Int[Array, "b s"] | None = None,
     dtype: str | None = None,
-    remat: bool = False,
+    remat: str = DEFAULT,
 ) -> Float[Array, "b s v"]:
     """Logits of the next token at every position, as a pure function of the parameters.
 
@@ -163,10 +168,11 @@ def apply(
         attention_mask: non-zero where a token is real.
         positions: positions for the rotary embedding; 0, 1, 2, ... when None.
         dtype: dtype of the computation; that of the embedding when None.
-        remat: recompute each layer in the backward pass.
+        remat: what the backward pass computes again, a key of `tritter_jax.model.REMAT`.
 
     Raises:
         ParameterError: `params` is not a tree of `config`.
+        UsageError: there is no such policy.
     """
     model = Decoder.from_params(params, config, dtype=dtype, remat=remat)
     return model(tokens, attention_mask, positions)

@@ -9,10 +9,12 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Key, Shaped, UInt16
 from tprog import ModelConfig
 
 from tritter_jax.dtypes import wide_dtype
+from tritter_jax.model.remat import ATTENTION
 from tritter_jax.model.rope import Rotation, rotate
 from tritter_jax.model.table_module import TableModule
 from tritter_jax.model.ternary import quantize_activations, quantize_weight
@@ -202,9 +204,10 @@ class Attention(TableModule):
         Without a `store` the keys are those of the queries' own positions, and the mask shows none of a later one.
         """
         config, ternary = self.config, bool(self.config.ternary)
-        q_BSHK = project(x, self.query[...], self.optional("query_bias"), ternary=ternary)
-        k_BTNK = project(x, self.key[...], self.optional("key_bias"), ternary=ternary)
-        v_BTNK = project(x, self.value[...], self.optional("value_bias"), ternary=ternary)
+        q_BSHK, k_BTNK, v_BTNK = (
+            checkpoint_name(project(x, kernel[...], self.optional(bias), ternary=ternary), ATTENTION)
+            for kernel, bias in ((self.query, "query_bias"), (self.key, "key_bias"), (self.value, "value_bias"))
+        )
         if (gain := self.optional("query_norm")) is not None:
             q_BSHK = rms_norm(q_BSHK, gain, config.norm_eps)
         if (gain := self.optional("key_norm")) is not None:
@@ -215,7 +218,8 @@ class Attention(TableModule):
         if (gain := self.optional("sub_norm")) is not None:
             flat = y_BSHK.reshape(*y_BSHK.shape[:2], -1)
             y_BSHK = rms_norm(flat, gain.reshape(-1), config.norm_eps).reshape(y_BSHK.shape)
-        return project(y_BSHK, self.out[...], self.optional("out_bias"), inputs=2, ternary=ternary)
+        y_BSD = project(y_BSHK, self.out[...], self.optional("out_bias"), inputs=2, ternary=ternary)
+        return checkpoint_name(y_BSD, ATTENTION)
 
 
 def _relu2(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -12,6 +12,7 @@ from tprog import ModelConfig
 from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import Decoder
 from tritter_jax.model.layers import matmul
+from tritter_jax.model.remat import DEFAULT
 from tritter_jax.sharding import splits_parameters
 
 _CLASSES_AT_ONCE = 8192
@@ -24,7 +25,7 @@ def token_losses(
     config: ModelConfig,
     *,
     dtype: str | None = None,
-    remat: bool = False,
+    remat: str = DEFAULT,
 ) -> Float[Array, "b s"]:
     """Negative log-likelihood in nats of each window's tokens but the first, given those before.
 
@@ -33,7 +34,7 @@ def token_losses(
         windows: token ids [B, S + 1].
         config: the model.
         dtype: dtype of the computation up to the logits; the loss is computed in at least float32.
-        remat: recompute layers in the backward pass.
+        remat: what the backward pass computes again, a key of `tritter_jax.model.REMAT`.
 
     Raises:
         ParameterError: `params` is not a tree of `config`.

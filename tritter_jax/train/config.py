@@ -86,12 +86,12 @@ class ScheduleSection(_Section):
 
 
 class TrainingSection(_Section):
-    """Length and arithmetic of the run."""
+    """Length and arithmetic of the run; `remat` is a key of `tritter_jax.model.REMAT`."""
 
     steps: Positive = 200
     accumulate: Positive = 1
     compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    remat: bool = False
+    remat: str = "dots"
     seed: Seed = 0
 
 

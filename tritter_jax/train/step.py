@@ -13,6 +13,7 @@ from tprog import ModelConfig
 
 from tritter_jax.continual import Memory, penalty
 from tritter_jax.model import token_losses
+from tritter_jax.model.remat import DEFAULT
 from tritter_jax.sharding import DEFAULT_RULES, Rules, batch_sharding, param_shardings, replicated, split_batch
 from tritter_jax.train.processors import product_options
 from tritter_jax.train.state import TrainState, memory_shardings, state_shardings
@@ -34,7 +35,7 @@ def token_nll(
     *,
     weights: Shaped[Array, "b s"] | None = None,
     dtype: str | None = None,
-    remat: bool = False,
+    remat: str = DEFAULT,
 ) -> Sums:
     """Sum of the negative log-likelihood of each window's tokens but the first, given those before.
 
@@ -44,7 +45,7 @@ def token_nll(
         config: the model.
         weights: 0 for targets that do not count (padding), 1 for the others; None for all.
         dtype: dtype of the computation up to the logits; the loss is computed in at least float32.
-        remat: recompute layers in the backward pass.
+        remat: what the backward pass computes again, a key of `tritter_jax.model.REMAT`.
     """
     loss = token_losses(params, windows, config, dtype=dtype, remat=remat)
     if weights is None:
@@ -63,7 +64,7 @@ def train_step(
     strength: float = 0.0,
     accumulate: int = 1,
     dtype: str | None = None,
-    remat: bool = False,
+    remat: str = DEFAULT,
 ) -> tuple[TrainState, Metrics]:
     """One step on one batch; where loss or gradient is not finite, the state stays as it was.
 
@@ -76,7 +77,7 @@ def train_step(
         strength: lambda, for `penalty` among the numbers.
         accumulate: number of parts whose gradients are summed one after the other, to save memory.
         dtype: dtype of the computation; masters and moments keep theirs.
-        remat: recompute layers in the backward pass.
+        remat: what the backward pass computes again, a key of `tritter_jax.model.REMAT`.
 
     Returns:
         The next state, and `loss` (mean nats a token), `grad_norm`, both of the task alone, `finite`, and, with a
