@@ -7,9 +7,9 @@ and see the same batch, so that the losses tell whether they do the same work. E
 take turns, round by round, and wait for each other. The first round, in which things are compiled, does not count.
 Processor seconds tell more than the clock's where others use the machine.
 
-Then: the same step without and with each form of the EWC penalty; how long the step takes to compile for 48 layers
-against 6; the share of a run's time spent waiting for data; and on an accelerator the share of its peak that a step
-of a 1B model makes use of. `--only` gives one of these tables.
+Then: the same step without and with each form of the EWC penalty; with each remat policy; how long the step takes to
+compile for 48 layers against 6; the share of a run's time spent waiting for data; and on an accelerator the share of
+its peak that a step of a 1B model makes use of. `--only` gives one of these tables.
 """
 
 import argparse
@@ -82,7 +82,9 @@ def jax_mesh(options: Options) -> Any:
     return make_mesh(MeshShape(data=data))
 
 
-def jax_program(model: Any, dtype: str, mesh: Any, form: str | None = None) -> tuple[Any, Any, Any]:
+def jax_program(
+    model: Any, dtype: str, mesh: Any, form: str | None = None, remat: str = "dots"
+) -> tuple[Any, Any, Any]:
     """The jitted step as a run compiles it, its abstract state, and the optimizer; with a form of the penalty."""
     import jax
     import optax
@@ -97,11 +99,11 @@ def jax_program(model: Any, dtype: str, mesh: Any, form: str | None = None) -> t
     optimizer = make_optimizer(OptimizerSection(), optax.constant_schedule(RATE), model, ewc)
     jax.set_mesh(mesh)
     abstract = jax.eval_shape(lambda params: new_state(params, optimizer, 0), abstract_params(model))
-    program = compile_train_step(abstract, mesh, model, optimizer, dtype=dtype, strength=ewc.lambda_)
+    program = compile_train_step(abstract, mesh, model, optimizer, dtype=dtype, strength=ewc.lambda_, remat=remat)
     return program, abstract, optimizer
 
 
-def jax_step(directory: Path, options: Options, form: str | None = None) -> Step:
+def jax_step(directory: Path, options: Options, form: str | None = None, remat: str = "dots") -> Step:
     import jax
     import tprog.flax
 
@@ -112,7 +114,7 @@ def jax_step(directory: Path, options: Options, form: str | None = None) -> Step
     mesh = jax_mesh(options)
     params = tprog.flax.load(directory / "model.tprog")
     model, dtype = (billion(), "bfloat16") if options.accelerator else (config(), "float32")
-    program, abstract, optimizer = jax_program(model, dtype, mesh, form)
+    program, abstract, optimizer = jax_program(model, dtype, mesh, form, remat)
     # Placed as a run places it: the step would be compiled once more for what it gives back otherwise.
     state = jax.device_put(new_state(params, optimizer, 0), state_shardings(optimizer, abstract, model, mesh))
     batch = jax.device_put(windows(model, options.batch, options.length), batch_sharding(mesh))
@@ -171,6 +173,10 @@ PENALTIES: dict[str, Callable[[Path, Options], Step]] = {
     **{form: partial(jax_step, form=form) for form in ("proximal", "gradient", "loss")},
 }
 
+POLICIES = ("dots", "none", "attention", "full")
+"""Rows of `tritter_jax.model.REMAT`, the default first: its time is what the others' are held against."""
+REMATS: dict[str, Callable[[Path, Options], Step]] = {name: partial(jax_step, remat=name) for name in POLICIES}
+
 
 def take_turns(step: Step, steps: int) -> None:
     """For each line that comes in: some steps, and a line with the time of one."""
@@ -214,6 +220,19 @@ def compile_seconds(options: Options) -> dict[str, float]:
         for layers, pairs in found.items()
         for place, clock in enumerate(("wall", "processor"))
     }
+
+
+def temporaries(options: Options) -> dict[str, int]:
+    """Bytes a device that the compiled step takes beside state and batch, by remat policy."""
+    import jax
+    import numpy as np
+
+    mesh, found = jax_mesh(options), {}
+    for name in POLICIES:
+        program, abstract, _ = jax_program(config(), "float32", mesh, remat=name)
+        batch = jax.ShapeDtypeStruct((options.batch, options.length + 1), np.int32)
+        found[name] = program.lower(abstract, batch).compile().memory_analysis().temp_size_in_bytes
+    return found
 
 
 def input_share(directory: Path, options: Options) -> float:
@@ -342,6 +361,20 @@ def penalty_rows(directory: Path, options: Options) -> None:
     print(flush=True)
 
 
+def remat_rows(directory: Path, options: Options) -> None:
+    child("make", directory, options)
+    memory, found = child("memory", directory, options), duel(list(REMATS), directory, options)
+    print("| remat policy | tokens/s, median | processor seconds, median | against dots | temporaries a device, MB |")
+    print("|---|---|---|---|---|")
+    against: float | None = None
+    for name, (_, *rounds) in found.items():
+        wall, seconds = (statistics.median(each[clock] for each in rounds) for clock in ("wall", "processor"))
+        against = against or seconds
+        speed = options.batch * options.length / wall
+        print(f"| {name} | {speed:.0f} | {seconds:.3f} | {seconds / against:.2f} | {memory[name] / 1e6:.0f} |")
+    print(flush=True)
+
+
 def other_rows(directory: Path, options: Options) -> None:
     print("| | measured | allowed |\n|---|---|---|")
     seconds = child("compile", directory, options)
@@ -373,7 +406,13 @@ def utilisation_rows(directory: Path, options: Options) -> None:
         print(f"| {name} | {speed:.0f} | {tera:.1f} | {'unknown' if peak is None else f'{tera / peak:.1%}'} |")
 
 
-TABLES = {"speed": speed_rows, "penalty": penalty_rows, "others": other_rows, "accelerator": utilisation_rows}
+TABLES = {
+    "speed": speed_rows,
+    "penalty": penalty_rows,
+    "remat": remat_rows,
+    "others": other_rows,
+    "accelerator": utilisation_rows,
+}
 
 
 def main() -> None:
@@ -407,14 +446,15 @@ def main() -> None:
 
 def run_row(options: Options) -> None:
     """One row, in this process."""
-    if options.row in STEPS | PENALTIES:
-        take_turns((STEPS | PENALTIES)[options.row](options.directory, options), options.steps)
+    if (rows := STEPS | PENALTIES | REMATS).get(options.row):
+        take_turns(rows[options.row](options.directory, options), options.steps)
     elif options.row == "make":
         make_model(options.directory, options)
         print("null")
     else:
         others = {
             "compile": lambda: compile_seconds(options),
+            "memory": lambda: temporaries(options),
             "input": lambda: input_share(options.directory, options),
             "device": accelerator,
         }
