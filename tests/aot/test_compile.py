@@ -94,6 +94,31 @@ def test_what_does_not_fit_says_by_how_much(grown):
     assert said["short_by"] == said["memory"]["needed"] - CHIPS["v5e"].memory > 0
 
 
+@pytest.mark.slow
+def test_what_would_make_it_fit_is_compiled_each_by_itself(tmp_path):
+    deep = replace(named_size("test"), num_layers=64, vocab_size=512)
+    (tmp_path / "deep.json").write_text(json.dumps(config_to_json(deep)))
+    settings = RunConfig.parse(
+        {
+            "model": {"config": str(tmp_path / "deep.json")},
+            "data": {"sequence_length": 1024, "batch_size": 1024},
+            "training": {"compute_dtype": "bfloat16"},
+            "mesh": {"fsdp": 4},
+            "machine": {"topology": "v5e:2x2"},
+        }
+    )
+    found = check(settings, "deep")
+    assert not found.fits
+    assert {str(one): one.fits for one in found.remedies} == {
+        "training.remat = attention": False,
+        "training.remat = full": True,
+        "data.batch_size = 512": False,
+        "mesh.fsdp = 2, mesh.tensor = 2": False,
+    }
+    less, least = (one.needed for one in found.remedies[:2])
+    assert found.needed > less > least
+
+
 def test_what_the_compiling_process_refuses_is_told_as_any_other_mistake():
     settings = small(topology="v5e:2x2")
     wrong = settings.model_copy(update={"mesh": RunConfig.parse({"mesh": {"fsdp": 2}}).mesh})

@@ -8,6 +8,7 @@ import pytest
 from tprog import UsageError, named_size
 
 from tritter_jax.aot import Topology, candidates
+from tritter_jax.model import REMAT
 from tritter_jax.sharding import MeshShape, make_mesh
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.setup import lay_out, prepare
@@ -67,6 +68,8 @@ def test_candidates_take_the_whole_slice_and_divide_the_model():
     # The same products everywhere: what tells these from the others is how much they move for how many tokens.
     assert {one.tensor for one in found[:3]} <= {1, 2}
     assert {one.batch for one in found[:3]} == {32}
+    # `none` stores more than `dots` and computes as little again.
+    assert {one.remat for one in found} == set(REMAT) - {"none"}
 
 
 @pytest.mark.parametrize(

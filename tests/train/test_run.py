@@ -298,6 +298,8 @@ def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):
         (["mesh.tensor=8"], "not a multiple of tensor = 8"),
         (["optimizer.name=sgdd"], "adamw, lion, muon"),
         (["schedule.name=linear"], "warmup-cosine, wsd"),
+        (["training.remat=dot"], "training.remat: .*Did you mean dots"),
+        (["training.remat=true"], "training.remat: Input should be a valid string, got True"),
         (["training.stepz=5"], "training.stepz is no field; did you mean steps"),
         (["trainig.steps=5"], "trainig is no field; did you mean training"),
         (["mesh.data=-1", "mesh.fsdp=-1"], "one axis of -1"),
