@@ -95,8 +95,9 @@ def yardstick(source: Path, result: Path, directory: Path) -> float:
     copy = directory / "copy"
     start = time.perf_counter()
     for file in [path for path in result.rglob("*") if path.is_file()]:
-        (copy / file.relative_to(result)).parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["cp", file, copy / file.relative_to(result)], check=True)
+        place = copy / file.relative_to(result)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cp", file, place], check=True)
         file.unlink()
     subprocess.run(["sync", "-f", copy], check=True)
     for file in source.rglob("*.safetensors"):

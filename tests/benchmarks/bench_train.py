@@ -172,10 +172,8 @@ PENALTIES: dict[str, Callable[[Path, Options], Step]] = {
     "no penalty": jax_step,
     **{form: partial(jax_step, form=form) for form in ("proximal", "gradient", "loss")},
 }
-
-POLICIES = ("dots", "none", "attention", "full")
-"""Rows of `tritter_jax.model.REMAT`, the default first: its time is what the others' are held against."""
-REMATS: dict[str, Callable[[Path, Options], Step]] = {name: partial(jax_step, remat=name) for name in POLICIES}
+REMAT_ROW = "remat "
+"""Begins the row of each remat policy, of which the processes that have JAX know the names."""
 
 
 def take_turns(step: Step, steps: int) -> None:
@@ -227,8 +225,10 @@ def temporaries(options: Options) -> dict[str, int]:
     import jax
     import numpy as np
 
+    from tritter_jax.model import REMAT
+
     mesh, found = jax_mesh(options), {}
-    for name in POLICIES:
+    for name in REMAT:
         program, abstract, _ = jax_program(config(), "float32", mesh, remat=name)
         batch = jax.ShapeDtypeStruct((options.batch, options.length + 1), np.int32)
         found[name] = program.lower(abstract, batch).compile().memory_analysis().temp_size_in_bytes
@@ -363,15 +363,19 @@ def penalty_rows(directory: Path, options: Options) -> None:
 
 def remat_rows(directory: Path, options: Options) -> None:
     child("make", directory, options)
-    memory, found = child("memory", directory, options), duel(list(REMATS), directory, options)
+    memory = child("memory", directory, options)
+    found = duel([REMAT_ROW + name for name in memory], directory, options)
+    seconds = {
+        row.removeprefix(REMAT_ROW): [
+            statistics.median(each[clock] for each in rounds) for clock in ("wall", "processor")
+        ]
+        for row, (_, *rounds) in found.items()
+    }
     print("| remat policy | tokens/s, median | processor seconds, median | against dots | temporaries a device, MB |")
     print("|---|---|---|---|---|")
-    against: float | None = None
-    for name, (_, *rounds) in found.items():
-        wall, seconds = (statistics.median(each[clock] for each in rounds) for clock in ("wall", "processor"))
-        against = against or seconds
-        speed = options.batch * options.length / wall
-        print(f"| {name} | {speed:.0f} | {seconds:.3f} | {seconds / against:.2f} | {memory[name] / 1e6:.0f} |")
+    for name, (wall, processor) in seconds.items():
+        speed, against = options.batch * options.length / wall, processor / seconds["dots"][1]
+        print(f"| {name} | {speed:.0f} | {processor:.3f} | {against:.2f} | {memory[name] / 1e6:.0f} |")
     print(flush=True)
 
 
@@ -446,8 +450,11 @@ def main() -> None:
 
 def run_row(options: Options) -> None:
     """One row, in this process."""
-    if (rows := STEPS | PENALTIES | REMATS).get(options.row):
-        take_turns(rows[options.row](options.directory, options), options.steps)
+    if options.row in STEPS | PENALTIES:
+        take_turns((STEPS | PENALTIES)[options.row](options.directory, options), options.steps)
+    elif options.row.startswith(REMAT_ROW):
+        step = jax_step(options.directory, options, remat=options.row.removeprefix(REMAT_ROW))
+        take_turns(step, options.steps)
     elif options.row == "make":
         make_model(options.directory, options)
         print("null")

@@ -71,8 +71,10 @@ def candidates(config: ModelConfig, topology: Topology, sequence_length: int) ->
     room = 1.2 * topology.chip.memory
     ranked = sorted((one for one in found if one.memory < room), key=lambda one: (one.seconds, one.memory))
     # What takes as long and stores more is no better.
-    least = {(one.data, one.fsdp, one.tensor, one.batch, one.seconds): one for one in reversed(ranked)}
-    return [one for one in ranked if one in least.values()]
+    least: dict[tuple[float, ...], Candidate] = {}
+    for one in ranked:
+        least.setdefault((one.data, one.fsdp, one.tensor, one.batch, one.seconds), one)
+    return list(least.values())
 
 
 def best(
