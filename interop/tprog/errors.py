@@ -1,8 +1,10 @@
 """Every error a user can meet: where it happened, what was expected, what was found, and the way out."""
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Self
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self, TypeVar
+
+_Row = TypeVar("_Row")
 
 
 class TritterError(Exception):
@@ -48,6 +50,23 @@ class TritterError(Exception):
         near = difflib.get_close_matches(str(name), names, n=1)
         hint = f"Did you mean {near[0]}?" if near else remedy
         return cls(where, expected=f"one of {', '.join(names)}", got=repr(name), remedy=hint)
+
+    @classmethod
+    def choose(
+        cls, where: object, name: str, rows: Mapping[str, _Row], *, remedy: str = "Choose one of those."
+    ) -> _Row:
+        """The row of that name in a registry.
+
+        Raises:
+            TritterError: there is none: `unknown`, of the class that was asked.
+
+        Example:
+            >>> UsageError.choose("--depth", "stack", {"identity": 1, "stack": 2})
+            2
+        """
+        if name not in rows:
+            raise cls.unknown(where, name, rows, remedy=remedy)
+        return rows[name]
 
     def to_json(self) -> dict[str, object]:
         """The error as JSON, for a program that reads it."""

@@ -11,7 +11,7 @@ from tprog.tree import flatten
 
 from tests.support import gradients, odd_config, random_params, random_tokens, relative_difference
 from tritter_jax.model import REMAT, abstract_params, apply
-from tritter_jax.model.remat import DEFAULT, remat_policy
+from tritter_jax.model.remat import DEFAULT
 
 FAMILIES = ["llama", "bitnet"]
 
@@ -56,5 +56,6 @@ def test_what_is_computed_again_is_what_the_compiler_counts(name):
 
 
 def test_a_policy_that_there_is_not_is_refused_with_the_nearest():
+    config = odd_config("llama")
     with pytest.raises(UsageError, match="Did you mean full"):
-        remat_policy("ful")
+        apply(random_params(config), jnp.asarray(random_tokens(config)), config, remat="ful")

@@ -77,12 +77,10 @@ def estimate_fisher(
         >>> int(total.tokens), mean_fisher(total)["norm"].shape
         (32, (8,))
     """
-    if estimator not in ESTIMATORS:
-        raise UsageError.unknown("estimator", estimator, ESTIMATORS)
+    row = UsageError.choose("estimator", estimator, ESTIMATORS)
     for name, value in (("draws", draws), ("samples", 1 if samples is None else samples)):
         if value < 1:
             raise UsageError(name, expected="a whole number above 0", got=value, remedy="Mend it.")
-    row = ESTIMATORS[estimator]
     step = compile_step(logits_of, params, row, draws, mesh)
     total = new_sum(params) if begun is None else begun
     number, key = int(total.batches), jax.random.key(seed)

@@ -104,13 +104,12 @@ def join(old: Memory | None, new: Memory, *, rule: str = "separate", gamma: floa
         >>> both.fisher["w"].tolist(), both.anchor["w"].tolist(), float(both.constant)
         ([2.0], [2.0], 8.0)
     """
-    if rule not in TASKS:
-        raise UsageError.unknown("tasks", rule, TASKS)
+    row = UsageError.choose("tasks", rule, TASKS)
     check_gamma(gamma)
     if old is None:
         return new
     check_fit(new.fisher, old.fisher, where="fisher", like="that of the tasks before")
-    return TASKS[rule].join(old, new, gamma)
+    return row.join(old, new, gamma)
 
 
 def _separate(old: Memory, new: Memory, gamma: float) -> Memory:

@@ -149,9 +149,7 @@ def choose(option: str, name: str, rows: Mapping[str, _Row]) -> _Row:
     Raises:
         GrowthError: there is no such row.
     """
-    if name not in rows:
-        raise GrowthError.unknown(option, name, rows, remedy=f"Choose one with --{option}.")
-    return rows[name]
+    return GrowthError.choose(option, name, rows, remedy=f"Choose one with --{option}.")
 
 
 def describe(plan: Plan) -> dict[str, Any]:

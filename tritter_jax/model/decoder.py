@@ -18,7 +18,7 @@ from tprog.tree import nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.model.layers import Block, matmul, rms_norm
-from tritter_jax.model.remat import DEFAULT, remat_policy
+from tritter_jax.model.remat import DEFAULT, REMAT
 from tritter_jax.model.rope import Rotation, rotation
 from tritter_jax.model.table_module import TableModule, initial_value
 from tritter_jax.sharding import look_up, split_batch
@@ -53,10 +53,9 @@ class Decoder(TableModule):
     ) -> None:
         key = rngs.params()
         super().__init__(config, (), key)
-        remat_policy(remat)
         self.layers = Block(config, key)
         self.dtype = dtype
-        self.remat = remat
+        self.stored = UsageError.choose("remat", remat, REMAT).saveable
 
     @classmethod
     def from_params(
@@ -102,8 +101,7 @@ class Decoder(TableModule):
         def layer(x: Float[Array, "b s d"], state: nnx.State) -> tuple[Float[Array, "b s d"], None]:
             return split_batch(nnx.merge(graph, state)(split_batch(x), turn, mask)), None
 
-        stored = remat_policy(self.remat).saveable
-        x, _ = jax.lax.scan(jax.checkpoint(layer, policy=stored, prevent_cse=False), x, stacked)
+        x, _ = jax.lax.scan(jax.checkpoint(layer, policy=self.stored, prevent_cse=False), x, stacked)
         return rms_norm(x, self.norm[...], self.config.norm_eps)
 
     def begin(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-from tprog import ModelConfig, UsageError
+from tprog import ModelConfig
 
 ATTENTION = "attention"
 """Name under which `jax.checkpoint` knows the products of the attention with its parameters."""
@@ -24,6 +24,13 @@ class Remat:
         entries: entries stored for a token in a layer, about; given the configuration, the length of a sequence, and
             the devices along the tensor axis.
         recomputed: share of a layer's products with parameters that is computed again, given the configuration.
+
+    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 3.
+
+    Example:
+        >>> from tprog import named_size
+        >>> {name: round(row.recomputed(named_size("3B")), 2) for name, row in REMAT.items()}
+        {'none': 0, 'dots': 0, 'attention': 0.51, 'full': 0.74}
     """
 
     saveable: Callable[..., Any]
@@ -71,21 +78,3 @@ REMAT: dict[str, Remat] = {
   wider, are computed again.
 - `full`: nothing but a layer's input is stored.
 """
-
-
-def remat_policy(name: str, where: str = "remat") -> Remat:
-    """The row of that name.
-
-    Raises:
-        UsageError: there is none.
-
-    Source: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost", section 3.
-
-    Example:
-        >>> from tprog import named_size
-        >>> {name: round(row.recomputed(named_size("3B")), 2) for name, row in REMAT.items()}
-        {'none': 0, 'dots': 0, 'attention': 0.51, 'full': 0.74}
-    """
-    if name not in REMAT:
-        raise UsageError.unknown(where, name, REMAT)
-    return REMAT[name]

@@ -102,7 +102,7 @@ def make_schedule(section: ScheduleSection, peak: float, steps: int) -> optax.Sc
     Raises:
         UsageError: there is no schedule of that name.
     """
-    return _row("schedule.name", section.name, SCHEDULES)(section, peak, steps)
+    return UsageError.choose("schedule.name", section.name, SCHEDULES)(section, peak, steps)
 
 
 def make_optimizer(
@@ -119,16 +119,10 @@ def make_optimizer(
     Raises:
         UsageError: there is no optimizer or form of the penalty of that name.
     """
-    made = _row("optimizer.name", section.name, OPTIMIZERS)(section, schedule, config)
-    form = _row("ewc.form", ewc.form, FORMS)
+    made = UsageError.choose("optimizer.name", section.name, OPTIMIZERS)(section, schedule, config)
+    form = UsageError.choose("ewc.form", ewc.form, FORMS)
     if not ewc.lambda_:
         return optax.chain(optax.clip_by_global_norm(section.clip), made) if section.clip else made
     clip = optax.clip_by_global_norm(section.clip) if section.clip else optax.identity()
     chain = Chain(clip=clip, optimizer=made, rate=schedule, beta2=section.beta2, eps=section.eps)
     return form.join(chain, ewc.lambda_)
-
-
-def _row(field: str, name: str, rows: dict[str, Any]) -> Any:
-    if name not in rows:
-        raise UsageError.unknown(field, name, rows)
-    return rows[name]

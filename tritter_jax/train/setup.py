@@ -19,8 +19,7 @@ from tprog.schema import read_progressive
 
 from tritter_jax.data import TokenFile, Tokenizer, byte_tokenizer, load_tokenizer, open_corpora, tokenize
 from tritter_jax.data.vocabulary import BYTES
-from tritter_jax.model import init_params
-from tritter_jax.model.remat import remat_policy
+from tritter_jax.model import REMAT, init_params
 from tritter_jax.sharding import DEFAULT_RULES, MESH_AXES, MeshShape, Rules, make_mesh
 from tritter_jax.train.config import MeshSection, RunConfig
 from tritter_jax.train.kept import check_kept
@@ -166,7 +165,7 @@ def lay_out(settings: RunConfig, model: ModelConfig, devices: Sequence[Any] | No
     shape = mesh_shape(settings.mesh, devices)
     _check_batch(settings, shape)
     rules = mesh_rules(settings.mesh)
-    remat_policy(settings.training.remat, "training.remat")
+    UsageError.choose("training.remat", settings.training.remat, REMAT)  # before anything is compiled with it
     schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
     return Layout(
         settings=settings,
