@@ -68,7 +68,11 @@ def test_candidates_take_the_whole_slice_and_divide_the_model():
     # The same products everywhere: what tells these from the others is how much they move for how many tokens.
     assert {one.tensor for one in found[:3]} <= {1, 2}
     assert {one.batch for one in found[:3]} == {32}
-    # `none` stores more than `dots` and computes as little again.
+
+
+def test_candidates_that_take_as_long_and_store_more_are_left_out():
+    """On this slice all policies have room; `none` computes as little again as `dots`, and stores more."""
+    found = candidates(named_size("3B"), Topology.parse("v5p:2x4x4"), 4096)
     assert {one.remat for one in found} == set(REMAT) - {"none"}
 
 
