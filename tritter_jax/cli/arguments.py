@@ -85,25 +85,44 @@ def plan_record(text: str) -> dict[str, Any] | None:
     return record if "layer_sources" in record else None
 
 
-def target_for(source: ModelConfig, text: str, dtype: str | None) -> ModelConfig:
+def target_for(source: ModelConfig, text: str, dtype: str | None, *, exact_shape: bool = False) -> ModelConfig:
     """The configuration a source is to grow into.
 
-    A named size sets the sizes and keeps everything else of the source. A config.json must agree in all that makes
-    the function; what else it says is not taken over, which is said on standard error.
+    A named size sets the sizes, fitted to the source by `named_target`, and keeps everything else of the source. A
+    config.json must agree in all that makes the function; its other fields are ignored, as standard error says.
 
     Raises:
         ConfigError: no such size, or the file is no configuration.
+        GrowthError: the source is as large as the named size.
+        UsageError: an exact shape is asked for beside a config.json, which is one.
     """
     from dataclasses import replace
 
     size = target_size(text)
-    target = load_config(size) if isinstance(size, Path) else source.resized(size)
+    if isinstance(size, Path):
+        if exact_shape:
+            raise UsageError("--exact-shape", expected="a named size", got=text, remedy=_EXACT_BESIDE_FILE)
+        target = load_config(size)
+    else:
+        target = _named(source, text, exact_shape)
     for name in ("max_position_embeddings", "initializer_range", "extra") + (() if dtype else ("dtype",)):
         kept, asked = getattr(source, name), getattr(target, name)
         if kept != asked:
             what = "token ids and other fields" if name == "extra" else f"{name} {kept}, not {asked}"
             err().print(f"kept from the source: {what}", style="dim", markup=False)
     return replace(target, dtype=check_dtype(dtype) or source.dtype)
+
+
+_EXACT_BESIDE_FILE = "Leave it out: a file is always taken as it is."
+
+
+def _named(source: ModelConfig, name: str, exact_shape: bool) -> ModelConfig:
+    from tritter_jax.growth.named_target import departures, named_target
+
+    target = named_target(source, name, exact_shape=exact_shape)
+    if line := departures(target, name):
+        err().print(f"{line}; --exact-shape takes the table's shape or refuses", style="dim", markup=False)
+    return target
 
 
 def is_run_directory(path: Path) -> bool:

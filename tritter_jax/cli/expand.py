@@ -15,6 +15,7 @@ from tritter_jax.cli.plan import (
     Depth,
     DType,
     Everywhere,
+    Exact,
     Inexact,
     Layers,
     Noise,
@@ -61,6 +62,7 @@ def expand(
     allow_inexact: Inexact = False,
     seed: Seed = None,
     dtype: DType = None,
+    exact_shape: Exact = False,
     optimizer: Annotated[
         str,
         typer.Option(
@@ -136,6 +138,7 @@ def expand(
             goal,
             dtype,
             stored_scores(checkpoint),
+            exact_shape=exact_shape,
             depth=depth,
             positions=positions,
             layers=chosen,

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from tprog import ModelConfig, UsageError, count_parameters, named_size, size_label
-from tprog.locate import hub_source, is_size, perhaps_a_directory
+from tprog import ModelConfig, UsageError, count_parameters, load_config, named_size, size_label
+from tprog.locate import hub_source, is_size, perhaps_a_directory, user_path
 from tprog.sizes import count_bytes
 
 from tritter_jax.cli import completion
@@ -30,7 +30,7 @@ From = Annotated[
     str,
     typer.Option(
         "--from",
-        help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest here.",
+        help="A .tprog, a Hugging Face directory, org/name on the Hub, a config.json, or a size: the newest here.",
         autocompletion=completion.sources,
     ),
 ]
@@ -84,6 +84,14 @@ Seed = Annotated[
     int | None, typer.Option(help="Seed of whatever is drawn; default 0, but noise needs one.", min=0, max=MAX_SEED)
 ]
 DType = Annotated[str | None, typer.Option(help="Stored dtype of the result; default the source's.")]
+Exact = Annotated[
+    bool,
+    typer.Option(
+        "--exact-shape",
+        help="Take the named size's own heads, head_dim, layers and feed-forward size, or refuse; by default they "
+        "are fitted to the source.",
+    ),
+]
 
 
 def plan(
@@ -99,6 +107,7 @@ def plan(
     allow_inexact: Inexact = False,
     seed: Seed = None,
     dtype: DType = None,
+    exact_shape: Exact = False,
     save: Annotated[Path | None, typer.Option(help="Write the plan to a file that --to takes.")] = None,
 ) -> None:
     """Show what comes from where, sizes before and after, and what is guaranteed. Writes nothing.
@@ -106,6 +115,7 @@ def plan(
     Examples:
         tritter plan --from 3B --to 7B
         tritter plan --from org/model --to 7B --positions top --save plan.json
+        tritter plan --from config.json --to 3B --exact-shape
     """
     from tprog.jsonio import write_json
 
@@ -122,6 +132,7 @@ def plan(
         target,
         dtype,
         scores,
+        exact_shape=exact_shape,
         depth=depth,
         positions=positions,
         layers=layer_list(layers),
@@ -142,12 +153,18 @@ DEFAULTS: dict[str, Any] = {"depth": "identity", "positions": "auto", "width": "
 
 
 def planned(
-    config: ModelConfig, target: str | ModelConfig, dtype: str | None, scores: list[float] | None, **choices: Any
+    config: ModelConfig,
+    target: str | ModelConfig,
+    dtype: str | None,
+    scores: list[float] | None,
+    *,
+    exact_shape: bool = False,
+    **choices: Any,
 ) -> "Plan":
     """The plan that a target and options ask for, or the one that the target is.
 
     Raises:
-        UsageError: options beside a stored plan.
+        UsageError: options beside a stored plan, or an exact shape of what is no named size.
         GrowthError: there is no such growth, or the plan is for another model.
     """
     from dataclasses import replace
@@ -155,15 +172,22 @@ def planned(
     from tritter_jax.growth import make_plan, stored_plan
 
     if isinstance(target, ModelConfig):
+        if exact_shape:
+            raise UsageError(
+                "--exact-shape", expected="a named size after --to", got="the stored recommendation",
+                remedy="Name the size with --to, or leave --exact-shape out.",
+            )  # fmt: skip
         goal = replace(target, dtype=check_dtype(dtype) or config.dtype)
         return make_plan(config, goal, scores=scores, **choices)
     record = plan_record(target)
     if record is None:
         convert = True if dtype else None
-        return make_plan(config, target_for(config, target, dtype), scores=scores, convert=convert, **choices)
+        goal = target_for(config, target, dtype, exact_shape=exact_shape)
+        return make_plan(config, goal, scores=scores, convert=convert, **choices)
     chosen = [name for name, value in choices.items() if value not in (DEFAULTS.get(name), False)]
-    if chosen or dtype:
-        option = f"--{(chosen or ['dtype'])[0].replace('_', '-')}"
+    chosen += [name for name, value in (("dtype", dtype), ("exact_shape", exact_shape)) if value]
+    if chosen:
+        option = f"--{chosen[0].replace('_', '-')}"
         raise UsageError(
             option, expected="none beside a stored plan, which holds every choice", got=f"{option} and {target}",
             remedy="Leave it out, or plan anew.",
@@ -189,7 +213,7 @@ def recommended(checkpoint: "Checkpoint") -> tuple[ModelConfig, list[int] | None
 
 
 def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
-    """Configuration and layer scores of a checkpoint or, where none of a named size is here, of the size itself."""
+    """Configuration and layer scores of a checkpoint, or the configuration of a config.json or a named size alone."""
     from dataclasses import replace
 
     from tprog.reader import open_checkpoint, read_description
@@ -203,6 +227,8 @@ def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
             config, progressive = read_description(peek(source))
         analysis = progressive.layer_analysis
         return config, analysis.importance_scores if analysis else None
+    if (path := user_path(text)).suffix == ".json" and path.is_file():
+        return load_config(path), None
     try:
         checkpoint = open_checkpoint(source_path(text))
     except UsageError:

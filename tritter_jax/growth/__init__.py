@@ -6,6 +6,7 @@ from tritter_jax.growth.depth import DEPTH, DepthStrategy
 from tritter_jax.growth.fisher import FISHER, FisherRule
 from tritter_jax.growth.guarantee import TOLERANCE, Guarantee
 from tritter_jax.growth.moments import MOMENTS, MomentStrategy
+from tritter_jax.growth.named_target import named_target
 from tritter_jax.growth.new_parameters import NewEntries, new_parameters
 from tritter_jax.growth.noise import Noise
 from tritter_jax.growth.optimizer import grow_optimizer
@@ -45,6 +46,7 @@ __all__ = [
     "make_plan",
     "map_gradients",
     "method_of",
+    "named_target",
     "new_parameters",
     "plan_from_record",
     "plan_to_record",
