@@ -21,6 +21,9 @@ class Family:
         attention_bias_allowed: whether config.json may ask for bias on all four projections.
         mlp_bias_allowed: whether config.json may ask for bias in the feed-forward layer.
         sliding_window_allowed: whether every layer may look back a bounded window.
+        window_switch: whether `use_sliding_window` and `max_window_layers` say which layers look back a window.
+        default_kv_heads: num_key_value_heads of a config.json that does not name it; 0 for num_attention_heads.
+        default_max_positions: max_position_embeddings of a config.json that names none.
         default_rope_theta: rope_theta of a config.json that names none.
         default_norm_eps: rms_norm_eps of a config.json that names none.
 
@@ -41,6 +44,9 @@ class Family:
     attention_bias_allowed: bool = False
     mlp_bias_allowed: bool = False
     sliding_window_allowed: bool = False
+    window_switch: bool = False
+    default_kv_heads: int = 0
+    default_max_positions: int = 2048
     default_rope_theta: float = 10000.0
     default_norm_eps: float = 1e-6
 
@@ -58,7 +64,15 @@ FAMILIES: dict[str, Family] = {
     for family in (
         replace(_LLAMA, name="tritter"),
         _LLAMA,
-        Family(name="qwen2", model_type="qwen2", architecture="Qwen2ForCausalLM", qkv_bias=True),
+        Family(
+            name="qwen2",
+            model_type="qwen2",
+            architecture="Qwen2ForCausalLM",
+            qkv_bias=True,
+            window_switch=True,
+            default_kv_heads=32,
+            default_max_positions=32768,
+        ),
         Family(
             name="qwen3",
             model_type="qwen3",
@@ -66,12 +80,17 @@ FAMILIES: dict[str, Family] = {
             qk_norm=True,
             default_head_dim=128,
             attention_bias_allowed=True,
+            window_switch=True,
+            default_kv_heads=32,
+            default_max_positions=32768,
         ),
         Family(
             name="mistral",
             model_type="mistral",
             architecture="MistralForCausalLM",
             sliding_window_allowed=True,
+            default_kv_heads=8,
+            default_max_positions=131072,
         ),
         Family(
             name="bitnet",
@@ -81,6 +100,7 @@ FAMILIES: dict[str, Family] = {
             sub_norms=True,
             ternary=True,
             attention_bias_allowed=True,
+            default_kv_heads=5,
             default_rope_theta=500000.0,
             default_norm_eps=1e-5,
         ),
