@@ -1,7 +1,7 @@
 """The tensors of a Hugging Face model by name, as the parameter table has them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -22,6 +22,45 @@ def tied_names(config: ModelConfig) -> tuple[str, str]:
     """
     untied = replace(config, tie_embeddings=False)
     return spec_of(untied, "lm_head").hf_name, spec_of(untied, "embed").hf_name
+
+
+def is_spare(name: str, config: ModelConfig) -> bool:
+    """Whether a file may lack a tensor that its index names: it is computed, or is the embedding again."""
+    return bool(COMPUTED_BUFFERS.fullmatch(name)) or (config.tie_embeddings and name == tied_names(config)[0])
+
+
+def stored_names(names: Collection[str], config: ModelConfig) -> dict[str, str]:
+    """The table's name for each tensor that a file has under another which transformers reads as well.
+
+    A model saved from its base class has no `model.` before its names, and a tied one may have kept the output layer
+    in place of the embedding.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> stored_names(["embed_tokens.weight", "lm_head.weight"], named_size("test"))
+        {'embed_tokens.weight': 'model.embed_tokens.weight'}
+    """
+    expected = {tensor.name for tensor in hf_tensors(config)}
+    output, embedding = tied_names(config)
+    base = embedding.partition(".")[0]
+    found = {name: f"{base}.{name}" for name in names if name not in expected and f"{base}.{name}" in expected}
+    if config.tie_embeddings and output in names and embedding not in found.values() and embedding not in names:
+        found[output] = embedding
+    return {name: meant for name, meant in found.items() if meant not in names}
+
+
+def wrapped_prefix(names: Collection[str], config: ModelConfig) -> str:
+    """What every name begins with where a model was saved together with something around it; empty where none does.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> config = named_size("test")
+        >>> wrapped_prefix([f"module.{tensor.name}" for tensor in hf_tensors(config)], config)
+        'module.'
+    """
+    embedding = tied_names(config)[1]
+    prefix = next((name.removesuffix(embedding) for name in names if name.endswith(embedding)), "")
+    return prefix if all(name.startswith(prefix) for name in names) else ""
 
 
 @dataclass(frozen=True)

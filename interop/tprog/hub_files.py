@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tprog.errors import FormatError, UsageError
+from tprog.foreign import foreign_names
 from tprog.hashing import hash_file
 from tprog.layout import (
     CARD,
@@ -125,10 +126,12 @@ class Listing:
         single = [name for name in (WEIGHTS, HF_WEIGHTS) if name in self.files][:1]
         weights = set(single if index is None else index.values())
         if not weights or not weights <= self.files.keys():
+            kind = None if weights else foreign_names(self.files, where)
+            got = ", ".join(sorted(weights - self.files.keys())) + " missing" if weights else "none"
+            remedy = "Choose another repository or revision."
             raise FormatError(
                 where, expected="weights in safetensors files, all that its index names",
-                got=", ".join(sorted(weights - self.files.keys())) + " missing" if weights else "none",
-                remedy="Choose another repository or revision.",
+                got=kind.got if kind else got, remedy=kind.remedy if kind else remedy,
             )  # fmt: skip
         return [
             name

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tprog.errors import FormatError
+from tprog.foreign import HEAD_BYTES, foreign_file
 
 MAX_JSON_BYTES = 16 << 20
 """Largest JSON file read; an index of a hundred thousand tensors stays below it."""
@@ -40,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def parse_json(data: bytes, where: object) -> dict[str, Any]:
-    """Parse bytes as a JSON object; `where` names their origin in errors.
+    """Parse bytes as a JSON object; `where` names their origin in errors. A byte order mark is passed over.
 
     Raises:
         FormatError: the bytes are not UTF-8 JSON, not an object, nested too deep, or hold NaN, a number
@@ -70,12 +71,14 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
             refuse(f"the name {next(k for k, _ in pairs if k in seen or seen.add(k))!r} twice")
         return table
 
+    if (kind := foreign_file(data[:HEAD_BYTES])) is not None:
+        raise FormatError(where, expected="a JSON object", got=kind.got, remedy=kind.remedy)
     if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
         refuse(f"more than {MAX_JSON_VALUES} values")
     try:
         # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
         value = json.loads(
-            data.decode("utf-8"), parse_float=finite, parse_constant=constant, object_pairs_hook=unique
+            data.decode("utf-8-sig"), parse_float=finite, parse_constant=constant, object_pairs_hook=unique
         )
     except UnicodeDecodeError as error:
         refuse(f"bytes that are not UTF-8 at offset {error.start}")

@@ -11,7 +11,8 @@ from tprog.config import DTYPES, ModelConfig
 from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
-from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, tied_names
+from tprog.foreign import HEAD_BYTES, Foreign, foreign_directory, foreign_file
+from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, is_spare, stored_names, tied_names, wrapped_prefix
 from tprog.layout import (
     CARD,
     CONFIG,
@@ -147,15 +148,19 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     given = Path(path).expanduser()
     directory = given.resolve()
     if not directory.is_dir():
-        got = "a file" if given.exists() else "nothing there"
-        raise FormatError(given, expected="a model directory", got=got, remedy="Check the path.")
+        kind = _kind_of_file(directory) if given.is_file() else None
+        got, remedy = (kind.got, kind.remedy) if kind is not None else ("nothing there", "Check the path.")
+        raise FormatError(given, expected="a model directory", got=got, remedy=remedy)
     if not (directory / CONFIG).is_file():
+        kind = foreign_directory(directory) if not (directory / HF_WEIGHTS).is_file() else None
+        remedy = "Give a .tprog, a Hugging Face model directory, or weights.safetensors + config.json."
         raise FormatError(
-            given, expected=f"a model directory with a {CONFIG}", got="none",
-            remedy="Give a .tprog, a Hugging Face model directory, or weights.safetensors + config.json.",
+            given, expected=f"a model directory with a {CONFIG}", got=kind.got if kind else "none",
+            remedy=kind.remedy if kind else remedy,
         )  # fmt: skip
     config, progressive = read_description(directory)
-    weights = find_weights(directory)
+    weights = find_weights(directory, lambda name: is_spare(name, config))
+    weights = weights.renamed(stored_names(weights.location, config))
     specs = _checked_specs(directory, config, weights, progressive)
     config = replace(config, dtype=main_dtype(specs))
     return Checkpoint(
@@ -166,6 +171,17 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         tokenizer_files=tokenizer_files(directory),
         weights=weights.without(weights.location.keys() - specs.keys()),
     )
+
+
+def _kind_of_file(path: Path) -> Foreign:
+    try:
+        with path.open("rb") as file:
+            kind = foreign_file(file.read(HEAD_BYTES))
+    except OSError:
+        kind = None
+    if kind is None and path.suffix == ".safetensors":
+        return Foreign("a tensor file", "Give the directory that holds it and its config.json.")
+    return kind or Foreign("a file", "Check the path.")
 
 
 def read_description(directory: Path) -> tuple[ModelConfig, Progressive]:
@@ -224,6 +240,11 @@ def _checked_specs(
             findings.append(f"{output} differs from {embedding}, though config.json ties them")
         del found[output]
     expected = {tensor.name: tensor.shape for tensor in hf_tensors(config)}
+    if prefix := wrapped_prefix(found, config):
+        raise FormatError(
+            directory, expected=f"names such as {embedding}", got=f"all of them behind {prefix!r}",
+            remedy="Save the model inside the wrapper: model._orig_mod, model.module or model.merge_and_unload().",
+        )  # fmt: skip
     findings += mismatches(expected, {name: spec.shape for name, spec in found.items()})
     findings += [
         f"{name} has dtype {spec.dtype.name}, expected one of {', '.join(DTYPES)}"

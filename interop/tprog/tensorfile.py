@@ -5,6 +5,7 @@ import os
 import sys
 import weakref
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -60,6 +61,25 @@ class TensorFile:
         except BaseException:
             os.close(descriptor)
             raise
+
+    def renamed(self, names: Mapping[str, str]) -> "TensorFile":
+        """The same file with some tensors under other names, given by the ones they have; itself where none is.
+
+        Example:
+            >>> import pathlib, tempfile
+            >>> path = pathlib.Path(tempfile.mkdtemp(), "a.safetensors")
+            >>> digest = write_tensors(path, {"x": np.arange(3.0)})
+            >>> list(TensorFile.open(path).renamed({"x": "model.x"}).specs)
+            ['model.x']
+        """
+        if not names:
+            return self
+        specs, offsets = (
+            {names.get(name, name): value for name, value in table.items()}
+            for table in (self.header.specs, self.header.offsets)
+        )
+        header = replace(self.header, specs=specs, offsets=offsets)
+        return TensorFile(self.path, header, self.data, os.dup(self._descriptor))
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from tprog.dtypes import BY_CODE, CODES
 from tprog.errors import FormatError
+from tprog.foreign import HEAD_BYTES, foreign_file
 from tprog.jsonio import parse_json
 
 MAX_HEADER_BYTES = 8 << 20
@@ -97,6 +98,9 @@ def read_header(descriptor: int, where: object) -> Header:
     size = os.fstat(descriptor).st_size
     prefix = os.pread(descriptor, 8, 0)
     length = int.from_bytes(prefix, "little")
+    implausible = len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES)
+    if implausible and (kind := foreign_file(os.pread(descriptor, HEAD_BYTES, 0))) is not None:
+        _refuse(where, "a tensor file", kind.got, kind.remedy)
     if len(prefix) < 8 or length > size - 8:
         _refuse(where, "a length and a header of that length", f"{size} bytes in all", "The file is cut short.")
     if length > MAX_HEADER_BYTES:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tprog.errors import FormatError
+from tprog.foreign import HEAD_BYTES, foreign_file
 from tprog.jsonio import parse_json
 from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
 from tprog.paths import safe_file
@@ -25,7 +26,7 @@ def tokenizer_files(directory: Path) -> dict[str, Path]:
     """The tokenizer's files in a directory, by name; a `tokenizer` folder in it goes first. Empty where none.
 
     Raises:
-        FormatError: a file is a link that leaves the directory.
+        FormatError: a file is a link that leaves the directory, or stands for one that was not fetched.
 
     Example:
         >>> import tempfile
@@ -35,10 +36,19 @@ def tokenizer_files(directory: Path) -> dict[str, Path]:
     """
     folder = TOKENIZER if (directory / TOKENIZER).is_dir() else "."
     return {
-        name: safe_file(directory, f"{folder}/{name}")
+        name: _fetched(safe_file(directory, f"{folder}/{name}"))
         for name in TOKENIZER_FILES
         if (directory / folder / name).is_file()
     }
+
+
+def _fetched(path: Path) -> Path:
+    """The file itself, of which a clone may have no more than a pointer."""
+    with path.open("rb") as file:
+        kind = foreign_file(file.read(HEAD_BYTES))
+    if kind is not None:
+        raise FormatError(path, expected="a tokenizer's file", got=kind.got, remedy=kind.remedy)
+    return path
 
 
 def write_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:

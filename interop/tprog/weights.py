@@ -1,7 +1,7 @@
 """Which tensor files make up a directory's weights, and which tensor lies in which."""
 
 import os
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
@@ -10,6 +10,7 @@ import numpy as np
 
 from tprog.buffers import aligned_empty
 from tprog.errors import FormatError, ParameterError
+from tprog.foreign import ADAPTER, foreign_directory
 from tprog.jsonio import read_json
 from tprog.layout import HF_WEIGHTS, INDEX, WEIGHTS
 from tprog.paths import safe_file
@@ -99,6 +100,15 @@ class TensorSet:
             )
         return self.files[self.location[name]]
 
+    def renamed(self, names: Mapping[str, str]) -> "TensorSet":
+        """The same set with some tensors under other names, given by the ones they have."""
+        files = {
+            file: opened.renamed({name: names[name] for name in opened.specs if name in names})
+            for file, opened in self.files.items()
+        }
+        location = {names.get(name, name): file for name, file in self.location.items()}
+        return TensorSet(files, location, self.findings)
+
     def without(self, names: Container[str]) -> "TensorSet":
         """The same set less some tensors."""
         kept = {name: file for name, file in self.location.items() if name not in names}
@@ -133,12 +143,21 @@ class Prefixed:
         return self.base.file_of(self.prefix + name)
 
 
-def find_weights(directory: Path) -> TensorSet:
+def find_weights(directory: Path, spare: Callable[[str], bool] = lambda _: False) -> TensorSet:
     """Open the weights of a checkpoint, a Hugging Face directory, or a bare weights.safetensors.
 
+    Args:
+        directory: where they lie.
+        spare: whether a name in the index may be in no file.
+
     Raises:
-        FormatError: there are none, there are two sets, a file is broken, or the index reaches outside.
+        FormatError: there are none, there are two sets, an adapter is beside them, a file is broken, or the index
+            reaches outside.
     """
+    if (directory / ADAPTER).is_file():
+        kind = foreign_directory(directory)
+        assert kind is not None
+        raise FormatError(directory, expected="weights in safetensors files", got=kind.got, remedy=kind.remedy)
     single = [name for name in (HF_WEIGHTS, WEIGHTS) if (directory / name).is_file()]
     if not (directory / INDEX).exists():
         if len(single) == 1:
@@ -153,7 +172,7 @@ def find_weights(directory: Path) -> TensorSet:
             got=f"{strangers[0]} beside it",
             remedy="Loaders disagree on which to read: remove one of the two.",
         )
-    return open_indexed(directory, dict.fromkeys(names.values()), names)
+    return open_indexed(directory, dict.fromkeys(names.values()), names, spare)
 
 
 def find_part(directory: Path, stem: str) -> TensorSet | None:
@@ -191,7 +210,12 @@ def read_index(path: Path) -> dict[str, str]:
     return names
 
 
-def open_indexed(directory: Path, files: Mapping[str, None], index: Mapping[str, str] | None = None) -> TensorSet:
+def open_indexed(
+    directory: Path,
+    files: Mapping[str, None],
+    index: Mapping[str, str] | None = None,
+    spare: Callable[[str], bool] = lambda _: False,
+) -> TensorSet:
     """Open files by name, and hold them against an index where there is one.
 
     Raises:
@@ -208,14 +232,14 @@ def open_indexed(directory: Path, files: Mapping[str, None], index: Mapping[str,
                 findings.append(f"{name} is in {file} but not in its index")
             location[name] = file
     for name, file in (index or {}).items():
-        if location.get(name) != file:
+        if location.get(name) != file and not (name not in location and spare(name)):
             findings.append(f"{name} is not in {file}, where the index has it")
     return TensorSet(opened, location, tuple(findings))
 
 
 def _refuse(directory: Path, single: list[str]) -> NoReturn:
     shards = sorted(path.name for path in directory.glob("*-of-*.safetensors"))
-    pickles = sorted(path.name for path in directory.glob("pytorch_model*.bin"))
+    kind = foreign_directory(directory)
     got, remedy = "none", "Give a .tprog, a Hugging Face model directory, or weights.safetensors + config.json."
     if single:
         got = " and ".join(single)
@@ -223,10 +247,6 @@ def _refuse(directory: Path, single: list[str]) -> NoReturn:
     elif shards:
         got = f"{shards[0]} without {INDEX}"
         remedy = "Fetch the index, or rebuild it with `tritter verify --repair-index`."
-    elif pickles:
-        got = f"{pickles[0]}, a pickle, which can run code when it is read"
-        remedy = (
-            "If you trust it, convert it: `from transformers import AutoModelForCausalLM as M; "
-            f"M.from_pretrained({str(directory)!r}, dtype='auto').save_pretrained('converted')`."
-        )
+    elif kind is not None:
+        got, remedy = kind.got, kind.remedy
     raise FormatError(directory, expected="weights in safetensors files", got=got, remedy=remedy)
