@@ -10,6 +10,9 @@ from tritter_jax.growth.named_target import named_target
 from tritter_jax.growth.new_parameters import NewEntries, new_parameters
 from tritter_jax.growth.noise import Noise
 from tritter_jax.growth.optimizer import grow_optimizer
+from tritter_jax.growth.own.check import FunctionCheck, check_function
+from tritter_jax.growth.own.fisher import grow_fisher
+from tritter_jax.growth.own.plan import AxesPlan, plan_axes
 from tritter_jax.growth.plan import Plan, describe
 from tritter_jax.growth.planning import make_plan
 from tritter_jax.growth.plugins import load_strategies
@@ -28,9 +31,11 @@ __all__ = [
     "SPLITS",
     "TOLERANCE",
     "WIDTH",
+    "AxesPlan",
     "AxisMap",
     "DepthStrategy",
     "FisherRule",
+    "FunctionCheck",
     "Guarantee",
     "MomentStrategy",
     "NewEntries",
@@ -39,8 +44,10 @@ __all__ = [
     "Preserves",
     "SplitRule",
     "WidthStrategy",
+    "check_function",
     "describe",
     "grow",
+    "grow_fisher",
     "grow_optimizer",
     "load_strategies",
     "make_plan",
@@ -48,6 +55,7 @@ __all__ = [
     "method_of",
     "named_target",
     "new_parameters",
+    "plan_axes",
     "plan_from_record",
     "plan_to_record",
     "rewarm",

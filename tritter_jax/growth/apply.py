@@ -1,7 +1,7 @@
 """Applying a plan: one jitted function a parameter, built from one that grows a single layer of it."""
 
 from collections.abc import Mapping
-from functools import lru_cache, partial
+from functools import lru_cache, partial, singledispatch
 from typing import Any
 
 import jax
@@ -9,27 +9,28 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float
-from tprog import ParameterError, check_tree
+from tprog import GrowthError, ParameterError, check_tree
 from tprog.params import Path
 from tprog.tree import flatten, nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.growth.leaf import LeafGrowth, Quantity, grow_stack, leaf_growth
+from tritter_jax.growth.own.plan import AxesPlan
 from tritter_jax.growth.plan import Plan
 from tritter_jax.growth.spread import Spread, check_divides, fitting, spread_of
 
 Tree = Mapping[str, Any]
 
 
-def grow(params: Tree, plan: Plan, shardings: Tree | None = None, *, donate: bool = False) -> dict[str, Any]:
+def grow(params: Any, plan: Plan | AxesPlan, shardings: Tree | None = None, *, donate: bool = False) -> Any:
     """The grown parameters: in `plan.target.dtype` where the plan converts, else each in its own.
 
     Scales are multiplied in float32 (float64 for float64) and rounded once. A parameter that is sharded over a mesh
     stays sharded alike; its entries travel from device to device, and none holds a whole parameter.
 
     Args:
-        params: tree of arrays of `plan.source`.
-        plan: from `make_plan`.
+        params: tree of arrays of `plan.source`; for a plan of `plan_axes` any pytree that its rows describe.
+        plan: from `make_plan` or `plan_axes`.
         shardings: a tree of `NamedSharding` for the grown parameters, such as `param_shardings(plan.target, mesh)`;
             that of each old parameter when None. Needed inside `jax.jit`, where arrays do not tell theirs.
         donate: free each old parameter as soon as its grown one is computed; `params` is of no use afterwards.
@@ -51,12 +52,10 @@ def grow(params: Tree, plan: Plan, shardings: Tree | None = None, *, donate: boo
         >>> grow(init_params(small), plan)["layers"]["mlp"]["up"].shape
         (3, 48, 40)
     """
-    check_tree(params, plan.source, where="the parameters to grow")
-    require_precision(plan.target.dtype)
-    return _grow_tree(params, plan, "weight", shardings, donate=donate)
+    return grow_tree(plan, params, "weight", shardings, donate=donate)
 
 
-def map_gradients(gradients: Tree, plan: Plan) -> dict[str, Any]:
+def map_gradients(gradients: Any, plan: Plan | AxesPlan) -> Any:
     """What gradients taken at the old point are at the grown point, in their own dtype.
 
     The same map with the gradient scales: first moments of an optimizer move alike. Entries whose gradient the old
@@ -65,13 +64,33 @@ def map_gradients(gradients: Tree, plan: Plan) -> dict[str, Any]:
     Raises:
         ParameterError: `gradients` is not a tree of `plan.source`.
     """
-    check_tree(gradients, plan.source, where="the gradients to map")
-    return _grow_tree(gradients, plan, "gradient")
+    return grow_tree(plan, gradients, "gradient")
 
 
-def _grow_tree(
-    tree: Tree, plan: Plan, quantity: Quantity, shardings: Tree | None = None, *, donate: bool = False
+@singledispatch
+def grow_tree(plan: Any, tree: Any, quantity: Quantity, shardings: Any = None, *, donate: bool = False) -> Any:
+    """The leaves of a tree under a plan's maps; each kind of plan knows its kind of tree.
+
+    Raises:
+        GrowthError: it is no plan.
+    """
+    raise not_a_plan(plan)
+
+
+def not_a_plan(given: Any) -> GrowthError:
+    """The error of something that is passed as a plan and is none."""
+    return GrowthError(
+        "plan", expected="a plan of make_plan or plan_axes", got=type(given).__name__, remedy="Pass one of those."
+    )
+
+
+@grow_tree.register
+def _(
+    plan: Plan, tree: Tree, quantity: Quantity, shardings: Tree | None = None, *, donate: bool = False
 ) -> dict[str, Any]:
+    check_tree(tree, plan.source, where="the parameters to grow" if quantity == "weight" else "the gradients to map")
+    if quantity == "weight":
+        require_precision(plan.target.dtype)
     flat, grown = flatten(tree), {}
     odd = [".".join(path) for path, leaf in flat.items() if not jnp.issubdtype(leaf.dtype, jnp.floating)]
     if odd:

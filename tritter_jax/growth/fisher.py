@@ -11,6 +11,8 @@ from tprog import ParamSpec
 
 from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.leaf import LeafGrowth, grow_layer, leaf_growth
+from tritter_jax.growth.own.plan import AxesPlan
+from tritter_jax.growth.own.rows import PlacedRow
 from tritter_jax.growth.plan import Plan
 
 _SAMPLE = 1 << 16
@@ -68,7 +70,7 @@ FISHER: dict[str, FisherRule] = {
 """Every rule by name; the first is the default."""
 
 
-def fisher_growth(plan: Plan, spec: ParamSpec, rule: FisherRule) -> LeafGrowth:
+def fisher_growth(plan: Plan | AxesPlan, spec: ParamSpec | PlacedRow, rule: FisherRule) -> LeafGrowth:
     """How the Fisher information of one parameter grows.
 
     Args:

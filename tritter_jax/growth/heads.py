@@ -1,6 +1,7 @@
 """Heads: which old query, key and value head every new one continues, and what they are then multiplied with."""
 
 from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from tprog import GrowthError, ModelConfig
@@ -11,6 +12,31 @@ from tritter_jax.growth.through_norm import through_norm
 
 Assign = Callable[[int, int], list[int]]
 """Old and new length of an axis to the old index of every new entry (-1: fresh)."""
+
+
+@runtime_checkable
+class HeadCounts(Protocol):
+    """What the rule of regrouping asks of a configuration."""
+
+    @property
+    def num_heads(self) -> int:
+        """Number of query heads."""
+        ...
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Number of key and value heads."""
+        ...
+
+    @property
+    def group_size(self) -> int:
+        """Number of query heads that share one key and value head."""
+        ...
+
+    @property
+    def ternary(self) -> bool | None:
+        """Whether weights are rounded to three values."""
+        ...
 
 
 def normed_groups(source: ModelConfig, target: ModelConfig, assign: Assign, split: Split) -> Maps:
@@ -32,7 +58,7 @@ def normed_groups(source: ModelConfig, target: ModelConfig, assign: Assign, spli
     }
 
 
-def regrouped_heads(source: ModelConfig, target: ModelConfig, assign: Assign, split: Split) -> Maps:
+def regrouped_heads(source: HeadCounts, target: HeadCounts, assign: Assign, split: Split) -> Maps:
     """Old kv heads get contiguous copies; the query slots of those copies are filled with its own queries."""
     queries, kv_source = regroup(source, target, assign)
     share = shares(queries, split)
@@ -49,7 +75,7 @@ def regrouped_heads(source: ModelConfig, target: ModelConfig, assign: Assign, sp
     }
 
 
-def regroup(source: ModelConfig, target: ModelConfig, assign: Assign) -> tuple[list[int], list[int]]:
+def regroup(source: HeadCounts, target: HeadCounts, assign: Assign) -> tuple[list[int], list[int]]:
     """The old query head of every new one, and the old kv head of every new one."""
     copies = kv_copies(source, target)
     queries: list[int] = []
@@ -59,7 +85,7 @@ def regroup(source: ModelConfig, target: ModelConfig, assign: Assign) -> tuple[l
     return queries, [old for old, count in enumerate(copies) for _ in range(count)]
 
 
-def kv_copies(source: ModelConfig, target: ModelConfig) -> list[int]:
+def kv_copies(source: HeadCounts, target: HeadCounts) -> list[int]:
     """How many copies each old key and value head gets: equally many, or one more for the first few.
 
     Raises:

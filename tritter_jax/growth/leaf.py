@@ -1,5 +1,6 @@
 """One parameter, or what is shaped like it, grown: gathered and scaled along each axis, fresh entries filled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -13,6 +14,8 @@ from tritter_jax.dtypes import wide_dtype
 from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.fill import draw_key, fill, on_axis
 from tritter_jax.growth.noise import LeafNoise, draw_noise, draw_noise_everywhere, leaf_noise
+from tritter_jax.growth.own.plan import AxesPlan
+from tritter_jax.growth.own.rows import PlacedRow
 from tritter_jax.growth.plan import Plan
 from tritter_jax.growth.spread import Spread
 from tritter_jax.growth.ternary import keep_codes
@@ -58,11 +61,11 @@ class LeafGrowth:
         return self.maps[0] if self.stacked else None
 
 
-def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
+def leaf_growth(plan: Plan | AxesPlan, spec: ParamSpec | PlacedRow, quantity: Quantity) -> LeafGrowth:
     """The part of a plan that concerns one parameter.
 
     Args:
-        plan: from `make_plan`.
+        plan: from `make_plan` or `plan_axes`.
         spec: the parameter's row in the source's table.
         quantity: whether it moves as a weight or as a gradient.
     """
@@ -74,7 +77,7 @@ def leaf_growth(plan: Plan, spec: ParamSpec, quantity: Quantity) -> LeafGrowth:
         maps=plan.axis_maps(spec),
         quantity=quantity,
         seed=plan.seed,
-        dtype=plan.target.dtype if weight and plan.convert else None,
+        dtype=plan.stored_dtype if weight else None,
         codes=weight and spec.kernel and plan.keeps_codes,
         noise=leaf_noise(noise, spec.axes, dict(plan.maps)) if noise else None,
         # Gradients are linear in the maps, which are composed; what is drawn is not.
@@ -90,13 +93,25 @@ def grow_stack(x: Float[Array, "..."], growth: LeafGrowth, spread: Spread | None
         growth: from `leaf_growth`.
         spread: how it lies on a mesh, if it does.
     """
+    inner = spread.layer() if spread and growth.stacked else spread
+    return over_layers(x, growth, lambda one, layer: grow_layer(one, growth, layer, inner))
+
+
+def over_layers(
+    x: Float[Array, "..."], growth: LeafGrowth, kernel: Callable[[Array, Array], Array]
+) -> Float[Array, "..."]:
+    """A function of one old layer and its index in the grown stack, for every layer of the grown stack.
+
+    Args:
+        x: the old array; outside the stack it counts as one layer.
+        growth: from `leaf_growth`.
+        kernel: from the old layer that is copied and the new index, int32, to the new layer.
+    """
     if not growth.stacked:
-        return grow_layer(x, growth, jnp.int32(0), spread)
+        return kernel(x, jnp.int32(0))
     if growth.maps[0] is not None:
         x = jnp.take(x, growth.maps[0].gather, axis=0)
-    layers = jnp.arange(x.shape[0], dtype=jnp.int32)
-    inner = spread.layer() if spread else None
-    return jax.vmap(lambda one, layer: grow_layer(one, growth, layer, inner))(x, layers)
+    return jax.vmap(kernel)(x, jnp.arange(x.shape[0], dtype=jnp.int32))
 
 
 def grow_layer(

@@ -16,6 +16,8 @@ from tprog.flax_state import SLOTS
 
 from tritter_jax.growth.axis_map import AxisMap
 from tritter_jax.growth.leaf import LeafGrowth, leaf_growth
+from tritter_jax.growth.own.plan import AxesPlan
+from tritter_jax.growth.own.rows import PlacedRow
 from tritter_jax.growth.plan import Plan
 
 Kind = Literal["gradient", "square", "weight"]
@@ -107,7 +109,7 @@ MOMENTS: dict[str, MomentStrategy] = {
 """Every way to move an optimizer's state by name; the first is the default."""
 
 
-def moment_growth(plan: Plan, spec: ParamSpec, kind: Kind, factors: Factors) -> LeafGrowth:
+def moment_growth(plan: Plan | AxesPlan, spec: ParamSpec | PlacedRow, kind: Kind, factors: Factors) -> LeafGrowth:
     """How one moment of one parameter grows.
 
     Args:

@@ -6,8 +6,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
+from tprog import GrowthError
 from tprog.tree import nest
 
+from tritter_jax.growth.own.plan import AxesPlan
+from tritter_jax.growth.own.rows import Row
+from tritter_jax.growth.own.walk import map_leaves
 from tritter_jax.growth.plan import Plan
 
 
@@ -17,11 +21,13 @@ class NewEntries:
 
     Args:
         axes: for each axis a bool vector, true at new indices; None where the axis did not grow.
-        shape: shape of the grown parameter.
+        shape: length of each of these axes after growth.
+        array_shape: shape of the grown array, where some of the axes are folded into one dimension of it.
     """
 
     axes: tuple[Bool[np.ndarray, " _"] | None, ...]
     shape: tuple[int, ...]
+    array_shape: tuple[int, ...] | None = None
 
     def old(self) -> Bool[Array, "..."]:
         """True at entries that continue an old one (its first copy)."""
@@ -30,7 +36,7 @@ class NewEntries:
             if new is not None:
                 vector = jnp.asarray(~new).reshape([-1 if i == axis else 1 for i in range(len(self.shape))])
                 mask &= jnp.broadcast_to(vector, self.shape)
-        return mask
+        return mask if self.array_shape is None else mask.reshape(self.array_shape)
 
     def new(self) -> Bool[Array, "..."]:
         """True at new entries: further copies, fresh entries, new layers."""
@@ -45,10 +51,18 @@ class NewEntries:
         return int(np.prod(self.shape)) - old
 
 
-def new_parameters(plan: Plan) -> dict[str, Any]:
+def new_parameters(plan: Plan | AxesPlan, grown: Any = None) -> Any:
     """The new entries of every parameter, as a tree of `NewEntries` in the shape of the grown parameters.
 
     Train only what is new with `jax.tree.map(lambda n, g: jnp.where(n.new(), g, 0), new_parameters(plan), grads)`.
+
+    Args:
+        plan: from `make_plan` or `plan_axes`.
+        grown: a tree like the grown parameters, for a plan of `plan_axes`, which knows no tree of its own.
+
+    Raises:
+        GrowthError: a plan of `plan_axes` without such a tree.
+        ParameterError: the tree is not the one that the plan's rows describe.
 
     Example:
         >>> import tprog
@@ -57,6 +71,8 @@ def new_parameters(plan: Plan) -> dict[str, Any]:
         >>> new_parameters(plan)["norm"].count
         1536
     """
+    if isinstance(plan, AxesPlan):
+        return own_entries(plan, grown)
     return nest(
         {
             grown.path: NewEntries(
@@ -66,3 +82,23 @@ def new_parameters(plan: Plan) -> dict[str, Any]:
             for old, grown in plan.target_specs()
         }
     )
+
+
+def own_entries(plan: AxesPlan, grown: Any) -> Any:
+    """The new entries of a tree that rows describe."""
+    if grown is None:
+        raise GrowthError(
+            "new_parameters", expected="the grown parameters beside a plan of plan_axes", got="none",
+            remedy="Pass them: new_parameters(plan, grown).",
+        )  # fmt: skip
+
+    def entries(row: Row, layer: int | None, value: Any) -> NewEntries:
+        placed = plan.placed(row, plan.after)
+        along, shape = tuple(None if one is None else one.new for one in plan.axis_maps(placed)), placed.shape
+        if row.stack is not None and layer is not None:
+            # The layer's own entry of the stack's map, as an axis of length 1.
+            new = np.asarray([False if along[0] is None else along[0][layer]])
+            along, shape = (new, *along[1:]), (1, *shape[1:])
+        return NewEntries(axes=along, shape=shape, array_shape=tuple(value.shape))
+
+    return map_leaves(grown, plan, entries, grown=True, where="the grown parameters")

@@ -6,11 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from tprog import GrowthError, ParameterError, ParamSpec
+from tprog import ParameterError, ParamSpec
 from tprog.tree import nest
 
 from tritter_jax.growth.apply import Tree, grow_leaf, one_by_one, plan_spreads
-from tritter_jax.growth.moments import MOMENTS, NORMALISING, STATES, Kind, moment_growth, transport
+from tritter_jax.growth.moments import MOMENTS, moment_growth, transport
+from tritter_jax.growth.optax_state import Unplaced, labelled, refuse_behind, refuse_fields
+from tritter_jax.growth.own.optimizer import grow_own_moments
+from tritter_jax.growth.own.plan import AxesPlan
 from tritter_jax.growth.plan import Plan, choose
 from tritter_jax.growth.spread import Spread
 
@@ -20,7 +23,7 @@ Optimizer = optax.GradientTransformation | optax.MultiSteps
 
 def grow_optimizer(
     opt_state: Any,
-    plan: Plan,
+    plan: Plan | AxesPlan,
     optimizer: Optimizer,
     shardings: Tree | None = None,
     *,
@@ -37,7 +40,7 @@ def grow_optimizer(
 
     Args:
         opt_state: state of `optimizer` over the parameters of `plan.source`.
-        plan: from `make_plan`.
+        plan: from `make_plan` or `plan_axes`.
         optimizer: the optimizer. One for the grown model has a state of the same structure.
         shardings: those of the grown parameters, as for `grow`.
         strategy: a key of `MOMENTS`.
@@ -62,6 +65,8 @@ def grow_optimizer(
         (2, 48, 20)
     """
     chosen = choose("optimizer", strategy, MOMENTS)
+    if isinstance(plan, AxesPlan):
+        return grow_own_moments(opt_state, plan, optimizer, chosen)
     if chosen.factors is not None:
         refuse_unknown(opt_state, plan, optimizer)
     placed = _placed(opt_state, plan, optimizer)
@@ -94,16 +99,7 @@ def grow_optimizer(
 
 
 @dataclass(frozen=True)
-class _Other:
-    """A number of the state that is no moment; a leaf, as jax sees it. `field` and `kind` say what it would be."""
-
-    value: Any
-    field: str
-    kind: Kind | None
-
-
-@dataclass(frozen=True)
-class _Moment(_Other):
+class _Moment(Unplaced):
     """A moment of a parameter, with the parameter's rows before and after, and how it lies on a mesh."""
 
     old: ParamSpec
@@ -127,9 +123,9 @@ def _placed(opt_state: Any, plan: Plan, optimizer: Optimizer) -> Any:
         return optax.tree.map_params(
             optimizer,
             lambda leaf, row: (
-                _Moment(leaf.value, leaf.field, leaf.kind, row.old, row.new) if isinstance(leaf, _Other) else leaf
+                _Moment(leaf.value, leaf.field, leaf.kind, row.old, row.new) if isinstance(leaf, Unplaced) else leaf
             ),
-            _labelled(opt_state),
+            labelled(opt_state),
             rows,
             is_leaf=lambda node: isinstance(node, optax.MaskedNode),
         )
@@ -148,27 +144,6 @@ class _Rows:
     new: ParamSpec
 
 
-def _labelled(node: Any, where: str = "", kind: Kind | None = None) -> Any:
-    """The state with each leaf knowing the field that it lies in, and what that holds."""
-    if _is_state(node):
-        name = type(node).__name__
-        return type(node)(
-            *(
-                _labelled(value, f"{name}.{field}", STATES.get(name, {}).get(field))
-                for field, value in zip(node._fields, node, strict=True)
-            )
-        )
-    return jax.tree.map(
-        lambda leaf: _labelled(leaf, where, kind) if _is_state(leaf) else _Other(leaf, where, kind),
-        node,
-        is_leaf=_is_state,
-    )
-
-
-def _is_state(node: Any) -> bool:
-    return isinstance(node, tuple) and hasattr(node, "_fields")
-
-
 def refuse_unknown(opt_state: Any, plan: Plan, optimizer: Optimizer) -> None:
     """Refuse moments of which it is not known how they move.
 
@@ -181,34 +156,8 @@ def refuse_unknown(opt_state: Any, plan: Plan, optimizer: Optimizer) -> None:
         GrowthError: a field is not in `STATES`, or what it averages are no gradients.
         ParameterError: the state is not of that optimizer.
     """
-    unknown = sorted({leaf.field for leaf in _moments(_placed(opt_state, plan, optimizer)) if leaf.kind is None})
-    if unknown:
-        raise GrowthError(
-            f"optimizer state {unknown[0]}",
-            expected="a state that tritter_jax.growth.moments.STATES lists",
-            got="one of which it is not known how it moves",
-            remedy="Add a row there, or begin anew (--optimizer reset).",
-            findings=unknown[1:],
-        )
-    _refuse_behind(opt_state)
-
-
-def _refuse_behind(node: Any, normalising: str = "") -> str:
-    """Go through a chain in order, and refuse moments behind a transform that normalises; gives the last such."""
-    name = type(node).__name__ if _is_state(node) else ""
-    if name in STATES and normalising:
-        raise GrowthError(
-            f"optimizer state {name}",
-            expected="averages of gradients",
-            got=f"averages of what {normalising} makes of them, which no growth maps",
-            remedy="Put it first in the chain, or begin anew (--optimizer reset).",
-        )
-    if isinstance(node, dict):  # branches beside each other
-        return max([_refuse_behind(branch, normalising) for branch in node.values()], default=normalising)
-    inside = normalising
-    for part in node if isinstance(node, tuple | list) else ():
-        inside = _refuse_behind(part, inside)
-    return name if name in NORMALISING else inside
+    refuse_fields({leaf.field for leaf in _moments(_placed(opt_state, plan, optimizer)) if leaf.kind is None})
+    refuse_behind(opt_state)
 
 
 def _moments(placed: Any) -> list[_Moment]:

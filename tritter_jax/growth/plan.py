@@ -18,6 +18,7 @@ from tritter_jax.growth.compose import compose_maps, compose_stacks
 from tritter_jax.growth.depth import DEPTH, Layout
 from tritter_jax.growth.guarantee import Guarantee, guarantee, of_steps
 from tritter_jax.growth.noise import Noise
+from tritter_jax.growth.spread import Lengths
 from tritter_jax.growth.ternary import obstacle
 
 _Row = TypeVar("_Row")
@@ -55,7 +56,7 @@ class Plan:
     noise: Noise | None = None
     steps: tuple["Plan", ...] = ()
 
-    def axis_maps(self, spec: ParamSpec) -> tuple[AxisMap | None, ...]:
+    def axis_maps(self, spec: Lengths) -> tuple[AxisMap | None, ...]:
         """The map along each axis of a parameter; None where the axis stays as it is."""
         table = dict(self.maps)
         return tuple(table.get(axis) for axis in spec.axes)
@@ -71,6 +72,11 @@ class Plan:
         if self.steps:
             return of_steps([step.guarantee for step in self.steps])
         return guarantee(self.source, self.target, DEPTH[self.depth], dict(self.maps), self.noise)
+
+    @property
+    def stored_dtype(self) -> str | None:
+        """The dtype of every grown parameter; None where each keeps its own."""
+        return self.target.dtype if self.convert else None
 
     @property
     def keeps_codes(self) -> bool:

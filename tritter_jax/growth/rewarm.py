@@ -12,12 +12,13 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from tritter_jax.growth.new_parameters import NewEntries, new_parameters
+from tritter_jax.growth.own.plan import AxesPlan
 from tritter_jax.growth.plan import Plan
 
 Pick = Literal["old", "new"]
 
 
-def scale_entries(plan: Plan, pick: Pick, schedule: optax.Schedule) -> optax.GradientTransformation:
+def scale_entries(plan: Plan | AxesPlan, pick: Pick, schedule: optax.Schedule) -> optax.GradientTransformation:
     """Multiply the updates of the old or of the new entries with a schedule; the others pass as they are.
 
     Args:
@@ -38,7 +39,7 @@ def scale_entries(plan: Plan, pick: Pick, schedule: optax.Schedule) -> optax.Gra
         >>> halved.update(ones, halved.init(ones))[0]["layers"]["mlp"]["down"][0, 0].tolist()
         [1.0, 1.0, 0.5]
     """
-    told = new_parameters(plan)
+    entries = None if isinstance(plan, AxesPlan) else new_parameters(plan)
 
     def init(params: Any) -> optax.ScaleByScheduleState:
         return optax.ScaleByScheduleState(count=jnp.zeros((), jnp.int32))
@@ -53,12 +54,13 @@ def scale_entries(plan: Plan, pick: Pick, schedule: optax.Schedule) -> optax.Gra
             ones = jnp.ones((), update.dtype)
             return update * jnp.where(picked, factor.astype(update.dtype), ones)
 
+        told = new_parameters(plan, updates) if entries is None else entries
         return jax.tree.map(scaled, told, updates), optax.ScaleByScheduleState(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
 
 
-def train_only(plan: Plan, pick: Pick) -> optax.GradientTransformation:
+def train_only(plan: Plan | AxesPlan, pick: Pick) -> optax.GradientTransformation:
     """Train the new entries and freeze the old, or the other way round; weight decay freezes with them.
 
     With depth alone and "new" this is LLaMA Pro's training (Wu et al. 2024, section 3.2).
@@ -67,7 +69,7 @@ def train_only(plan: Plan, pick: Pick) -> optax.GradientTransformation:
 
 
 def rewarm(
-    plan: Plan,
+    plan: Plan | AxesPlan,
     *,
     steps: int = 250,
     before: int | Int[Array, ""] | None = None,

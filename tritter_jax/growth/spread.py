@@ -7,13 +7,15 @@ axis alone is all of it. Here each device takes from one shard at a time and kee
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
-from tprog import GrowthError, ParamSpec
+from tprog import GrowthError
+from tprog.params import Axis
 
 Names = tuple[str, ...]
 """The mesh axes that split one axis of an array; none where it is whole."""
@@ -108,11 +110,26 @@ def axis_names(sharding: NamedSharding, rank: int) -> tuple[Names, ...]:
     return tuple((entry,) if isinstance(entry, str) else tuple(entry or ()) for entry in entries)
 
 
-def check_divides(specs: Sequence[tuple[ParamSpec, NamedSharding | None]]) -> None:
+@runtime_checkable
+class Lengths(Protocol):
+    """An array's axes and the length of each."""
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Its logical axes."""
+        ...
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The length of each."""
+        ...
+
+
+def check_divides(specs: Sequence[tuple[Lengths, NamedSharding | None]]) -> None:
     """Refuse shardings that do not divide the grown parameters.
 
     Args:
-        specs: the row of each parameter in the grown model's table, and how it is to lie.
+        specs: each grown parameter's axes with their lengths, such as its row in the table, and its sharding.
 
     Raises:
         GrowthError: some axis is no multiple of the mesh axes that split it; every one is listed.
