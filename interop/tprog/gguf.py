@@ -3,6 +3,7 @@
 Names of tensors come from the gguf package's own map of Hugging Face names; everything else from the parameter table.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from tprog.commit import new_file, refuse_taken
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError, UsageError
-from tprog.gguf_tokenizer import Vocabulary, read_vocabulary
+from tprog.gguf_tokenizer import read_vocabulary
+from tprog.gguf_vocabulary import Vocabulary
 from tprog.hf_names import HFTensor, hf_tensors
 from tprog.params import ParamSpec
 from tprog.paths import model_name
@@ -24,8 +26,8 @@ from tprog.wavelengths import inverse_wavelengths
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
 """What weights may be stored as."""
-FAMILIES = {"tritter": "llama", "llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""Families that GGUF can hold, with its name for them."""
+FAMILIES = {"tritter": "llama", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""Families that GGUF can hold, with its name for them; llama.cpp's llama has no sliding window."""
 _NEAREST = {"float64": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _LARGEST = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
 _ROPE_FACTORS = "rope_freqs.weight"
@@ -39,33 +41,42 @@ class Exported:
         path: the file.
         type: how its matrices are stored.
         otherwise: tensors of it whose rows do not divide into blocks of `type`, which are f16 instead.
-        no_tokenizer: why it holds no tokenizer; None where it holds one.
+        tokenizer: the kind of its tokenizer, in GGUF's words; None where it holds none.
+        differences: where llama.cpp will tokenize otherwise than the original, in words.
     """
 
     path: Path
     type: str
     otherwise: tuple[str, ...] = ()
-    no_tokenizer: str | None = None
+    tokenizer: str | None = None
+    differences: tuple[str, ...] = ()
 
 
 def export_gguf(
-    source: str | Path | Checkpoint, destination: str | Path, *, type_: str | None = None, overwrite: bool = False
+    source: str | Path | Checkpoint,
+    destination: str | Path,
+    *,
+    type_: str | None = None,
+    tokenizer: bool = True,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a checkpoint as one GGUF file, tensor by tensor.
 
     Vectors are always f32, as llama.cpp wants them; a matrix whose rows are no multiple of q8_0's 32 is f16. The
-    tokenizer goes along where it is a byte-level BPE whose splitting rule llama.cpp knows by name.
+    tokenizer and its chat templates go along: byte-level BPE whose splitting rule llama.cpp knows by name, or BPE
+    over SentencePiece's pieces with a token for each byte.
 
     Args:
         source: the checkpoint.
         destination: the file to write.
         type_: one of `TYPES`; the nearest to the source's dtype where left out.
+        tokenizer: whether the tokenizer goes along; llama.cpp takes no text without one.
         overwrite: whether an existing file may be replaced.
 
     Raises:
         FormatError: the source is no checkpoint, or holds numbers that the type cannot.
-        UsageError: GGUF has no place for the model, the type is unknown, the extra is not installed, or the
-            destination is taken or cannot be written.
+        UsageError: GGUF has no place for the model or its tokenizer, the type is unknown, the extra is not installed,
+            or the destination is taken or cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
     config = checkpoint.config
@@ -75,14 +86,15 @@ def export_gguf(
     if path.is_relative_to(checkpoint.path):
         refuse_taken(path, source=checkpoint.path)
     file = _File(_library(), checkpoint, chosen)
-    vocabulary = read_vocabulary(checkpoint.tokenizer_files, config)
+    vocabulary = read_vocabulary(checkpoint.tokenizer_files, config) if tokenizer else None
     with new_file(path, overwrite=overwrite, needed=file.nbytes) as temporary:
-        file.write(temporary, vocabulary if isinstance(vocabulary, Vocabulary) else None)
+        file.write(temporary, vocabulary)
     return Exported(
         path=path,
         type=chosen,
         otherwise=tuple(file.otherwise),
-        no_tokenizer=vocabulary if isinstance(vocabulary, str) else None,
+        tokenizer=vocabulary.kind if vocabulary else None,
+        differences=vocabulary.differences if vocabulary else (),
     )
 
 
@@ -219,6 +231,7 @@ def _refuse_unknown(config: ModelConfig, chosen: str) -> None:
         for what, there in (
             (f"family {config.family}", arch is None),
             ("attention_bias", arch == "qwen3" and config.attention_bias),
+            ("sliding_window", (config.sliding_window or math.inf) < config.max_position_embeddings),
             ("rope_scaling llama3", arch != "llama" and scaling == "llama3"),
         )
         if there

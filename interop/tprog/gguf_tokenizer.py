@@ -1,151 +1,123 @@
-"""A tokenizer as GGUF holds one: byte-level BPE, its merges, and the name of the rule that splits text first."""
+"""A tokenizer.json as GGUF can hold it, or the reason why it cannot."""
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tprog.chat_templates import read_chat_templates
 from tprog.config import ModelConfig
-from tprog.errors import FormatError
+from tprog.gguf_sentence_piece import sentence_piece
+from tprog.gguf_splits import find_split
+from tprog.gguf_vocabulary import BYTE_LEVEL, PARTS, SENTENCE_PIECE, UNKNOWN, UNUSED, Vocabulary, refuse, spare
 from tprog.jsonio import read_json
-from tprog.layout import TOKENIZER_CONFIG
+from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
+from tprog.tokenizer_rules import TokenizerRules, kind_of
 
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
-_MOST_BYTES = 64 << 20
-# llama.cpp's names of rules that split text; the pattern is what tokenizer.json holds.
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-_REST = "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
-_SPLITS = {
-    _CONTRACTIONS + "\\p{N}{1,3}" + _REST: "llama-bpe",
-    _CONTRACTIONS + "\\p{N}" + _REST: "qwen2",
-}
+TOKENIZER_JSON = "tokenizer.json"
+_NFC = {"type": "NFC"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Vocabulary:
-    """A byte-level BPE tokenizer.
-
-    Args:
-        split: llama.cpp's name for the rule that splits text.
-        tokens: every token by its id.
-        types: whether each is normal, special, added or unused.
-        merges: pairs in the order they are merged, each as `left right`.
-        special: ids of the tokens with a part to play, by that part: bos, eos, pad, unk.
-        chat_template: the Jinja template of a conversation, if any.
-    """
-
-    split: str
-    tokens: list[str]
-    types: list[int]
-    merges: list[str]
-    special: Mapping[str, int]
-    chat_template: str | None = None
-
-    def add_to(self, writer: Any) -> None:
-        """Write it into a GGUF file's description."""
-        writer.add_tokenizer_model("gpt2")
-        writer.add_tokenizer_pre(self.split)
-        writer.add_token_list(self.tokens)
-        writer.add_token_types(self.types)
-        writer.add_token_merges(self.merges)
-        for part, token in self.special.items():
-            getattr(writer, f"add_{part}_token_id")(token)
-        if self.chat_template:
-            writer.add_chat_template(self.chat_template)
-
-
-def read_vocabulary(files: Mapping[str, Path], config: ModelConfig) -> Vocabulary | str:
-    """A checkpoint's tokenizer as GGUF can hold it, or the reason why it cannot.
+def read_vocabulary(files: Mapping[str, Path], config: ModelConfig) -> Vocabulary:
+    """A checkpoint's tokenizer as GGUF holds it.
 
     Args:
         files: the tokenizer's files, by name.
         config: the model; its vocabulary may be larger, and the rest is filled with unused tokens.
 
     Raises:
-        FormatError: tokenizer.json is broken.
+        FormatError: a file is broken.
+        UsageError: GGUF, or llama.cpp, has no place for such a tokenizer.
 
     Example:
         >>> from tprog.sizes import named_size
         >>> read_vocabulary({}, named_size("test"))
-        'the checkpoint has no tokenizer.json'
+        Traceback (most recent call last):
+        tprog.errors.UsageError: tokenizer: expected one that GGUF can hold, got no tokenizer.json. Export without ...
     """
-    path = files.get("tokenizer.json")
+    path = files.get(TOKENIZER_JSON)
     if path is None:
-        return "the checkpoint has no tokenizer.json"
-    data = _read(path)
-    try:
-        model = data["model"]
-        if model.get("type") != "BPE" or model.get("byte_fallback") or data.get("normalizer") not in (None, _NFC):
-            return "only byte-level BPE without a normalizer is known"
-        split = _split(data.get("pre_tokenizer"))
-        if split is None:
-            return "it splits text by a rule that llama.cpp has no name for"
-        by_id = {number: (token, _NORMAL) for token, number in model["vocab"].items()}
-        for token in data.get("added_tokens", ()):
-            by_id[token["id"]] = token["content"], _CONTROL if token["special"] else _USER_DEFINED
-        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
-        highest = max(by_id)
-        if not merges:
-            return "it merges nothing, and llama.cpp reads no such BPE"
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(
-            path, expected="a tokenizer of the tokenizers library", got=f"{type(error).__name__}: {error}"[:200],
-            remedy="Fetch the file anew.",
-        ) from None  # fmt: skip
+        refuse("no tokenizer.json")
+    rules = TokenizerRules.read(path)
+    _refuse_options(rules)
+    found = sentence_piece(rules) if rules.model.get("byte_fallback") else _byte_level(rules)
+    highest = len(found.tokens) - 1
     if highest >= config.vocab_size:
-        return f"it has token {highest}, the model only {config.vocab_size} of them"
-    filled = [by_id.get(number, (f"[PAD{number}]", _UNUSED)) for number in range(config.vocab_size)]
-    settings = read_json(files[TOKENIZER_CONFIG]) if TOKENIZER_CONFIG in files else {}
-    template = settings.get("chat_template")
-    return Vocabulary(
-        split=split,
-        tokens=[token for token, _ in filled],
-        types=[kind for _, kind in filled],
-        merges=merges,
-        special=_special(settings, config, {token: number for number, (token, _) in by_id.items()}),
-        chat_template=template if isinstance(template, str) else None,
+        refuse(f"token {highest}, where the model has only {config.vocab_size} of them")
+    rest = range(len(found.tokens), config.vocab_size)
+    lowest = min(found.scores, default=0.0)
+    ids = {token: number for number, token in enumerate(rules.tokens) if token is not None}
+    around = _around(rules, _special(files, config, ids))
+    tokens = found.tokens + [spare(number) for number in rest]
+    types = found.types + [UNUSED] * len(rest)
+    if len(set(tokens)) < len(tokens):
+        refuse(
+            f"{len(tokens) - len(set(tokens))} tokens whose text another token has in GGUF, which llama.cpp refuses"
+        )
+    if found.kind == SENTENCE_PIECE and "unk" in around["special"]:
+        types[around["special"]["unk"]] = UNKNOWN
+    return replace(
+        found,
+        tokens=tokens,
+        types=types,
+        scores=found.scores + [lowest] * len(rest) if found.scores else [],
+        chat_templates=read_chat_templates(files),
+        differences=found.differences + rules.stripping,
+        **around,
     )
 
 
-_NFC = {"type": "NFC"}
+def _byte_level(rules: TokenizerRules) -> Vocabulary:
+    normalizer = rules.data.get("normalizer")
+    if normalizer not in (None, _NFC):
+        refuse(f"byte-level BPE behind the normalizer {kind_of(normalizer)}")
+    ignore = bool(rules.model.get("ignore_merges"))
+    split = find_split(rules.data.get("pre_tokenizer"), ignore_merges=ignore)
+    if split is None:
+        refuse("one that splits text by a rule that llama.cpp has no name for")
+    if not rules.merges:
+        refuse("one that merges nothing, and llama.cpp reads no such BPE")
+    # Spaces within a part would be taken for the one between both.
+    merges = [" ".join(part.replace(" ", "Ġ") for part in pair) for pair in rules.merges]
+    return Vocabulary(
+        kind=BYTE_LEVEL,
+        split=split.name,
+        tokens=[spare(number) if token is None else token for number, token in enumerate(rules.tokens)],
+        types=[rules.type_of(number) for number in range(len(rules.tokens))],
+        merges=merges,
+        special={},
+        differences=() if normalizer is None else ("text is not normalised to NFC",),
+    )
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A tokenizer.json, which may hold more values than other JSON files do."""
-    size = path.stat().st_size
-    if size > _MOST_BYTES:
-        raise FormatError(path, expected=f"at most {_MOST_BYTES} bytes", got=size, remedy="Fetch the file anew.")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FormatError(path, expected="JSON", got=str(error)[:200], remedy="Fetch the file anew.") from None
-    if not isinstance(data, dict):
-        raise FormatError(path, expected="a JSON object", got=f"a {type(data).__name__}", remedy="Fetch it anew.")
-    return data
+def _around(rules: TokenizerRules, special: dict[str, int]) -> dict[str, Any]:
+    """Which tokens are put around a text, as GGUF says it: bos and eos, or none."""
+    first, last = rules.around()
+    for part, tokens in (("bos", first), ("eos", last)):
+        if len(tokens) > 1 or (tokens and special.setdefault(part, tokens[0]) != tokens[0]):
+            refuse(f"one that puts tokens {tokens} around a text, where llama.cpp puts {part}")
+    return {"special": special, "add_bos": bool(first), "add_eos": bool(last)}
 
 
-def _split(rule: Mapping[str, Any] | None) -> str | None:
-    """llama.cpp's name for a pre-tokenizer; None where it has none."""
-    steps = (rule or {}).get("pretokenizers", [rule])
-    last = steps[-1] or {}
-    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
-        return None
-    if len(steps) == 1:
-        return "gpt-2" if last.get("use_regex", True) else None
-    first = steps[0]
-    if len(steps) != 2 or first.get("type") != "Split" or first.get("behavior") != "Isolated" or first.get("invert"):
-        return None
-    return None if last.get("use_regex", True) else _SPLITS.get(first["pattern"].get("Regex", ""))
-
-
-def _special(settings: Mapping[str, Any], config: ModelConfig, ids: Mapping[str, int]) -> dict[str, int]:
+def _special(files: Mapping[str, Path], config: ModelConfig, ids: Mapping[str, int]) -> dict[str, int]:
+    settings: dict[str, Any] = {}
+    for name in (HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG):
+        known = read_json(files[name]) if name in files else {}
+        settings |= {field: value for field, value in known.items() if value is not None}
     found = {}
-    for part in ("bos", "eos", "pad", "unk"):
+    for part in PARTS:
         token = settings.get(f"{part}_token")
         token = token.get("content") if isinstance(token, dict) else token
         number = ids.get(token) if isinstance(token, str) else config.extra.get(f"{part}_token_id")
         number = number[0] if isinstance(number, list) and number else number
-        if isinstance(number, int) and 0 <= number < config.vocab_size:
+        if isinstance(number, int) and not isinstance(number, bool) and 0 <= number < config.vocab_size:
             found[part] = number
     return found
+
+
+def _refuse_options(rules: TokenizerRules) -> None:
+    if rules.model.get("type", "BPE") != "BPE" or not isinstance(rules.model.get("vocab"), dict):
+        refuse(f"one of kind {rules.model.get('type')}, where GGUF takes BPE")
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if rules.model.get(option):
+            refuse(f"BPE with {option}")

@@ -14,8 +14,8 @@ from tprog.commit import new_directory, refuse_taken
 from tprog.disk import file_lengths
 from tprog.errors import FormatError, UsageError
 from tprog.hub_errors import is_offline, library, told
-from tprog.hub_files import Listing, check_parts, trimmed
-from tprog.layout import CONFIG, INDEX, PROGRESSIVE, TOKENIZER, TOKENIZER_FILES
+from tprog.hub_files import Listing, check_parts, part_of, trimmed
+from tprog.layout import CHAT_TEMPLATES, CONFIG, INDEX, PROGRESSIVE, TOKENIZER, TOKENIZER_FILES
 from tprog.reader import is_checkpoint
 from tprog.schema import read_progressive, write_progressive
 from tprog.tokenizer import tokenizer_files
@@ -109,16 +109,17 @@ def fetch_tokenizer(source: str | HubId) -> Path:
     """
     source = HubId.of(source)
     hub = library()
-    names = [*TOKENIZER_FILES, *(f"{TOKENIZER}/{name}" for name in TOKENIZER_FILES)]
+    patterns = [*TOKENIZER_FILES, f"{CHAT_TEMPLATES}/*.jinja"]
+    patterns += [f"{TOKENIZER}/{name}" for name in patterns]
     with told(source):
-        snapshot = Path(hub.snapshot_download(source.repository, revision=source.revision, allow_patterns=names))
+        snapshot = Path(hub.snapshot_download(source.repository, revision=source.revision, allow_patterns=patterns))
         try:
             listing = Listing.of(hub.HfApi(), source.repository, snapshot.name)
         except Exception as error:
             if not is_offline(error):
                 raise
         else:
-            _check_cached(source, snapshot, listing, [name for name in names if name in listing.files])
+            _check_cached(source, snapshot, listing, [name for name in listing.files if part_of(name) == TOKENIZER])
     if not tokenizer_files(snapshot):
         raise UsageError(
             source, expected="a repository that holds a tokenizer, or a network to fetch it", got="no tokenizer.json",

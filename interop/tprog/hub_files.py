@@ -21,9 +21,9 @@ from tprog.layout import (
     PLOTS,
     PROGRESSIVE,
     TOKENIZER,
-    TOKENIZER_FILES,
     TRAINING,
     WEIGHTS,
+    is_tokenizer_file,
 )
 from tprog.schema import Progressive
 
@@ -47,7 +47,7 @@ def part_of(name: str) -> str | None:
         return _CARD if leaf.endswith(".png") else None
     if folder in (TRAINING, EWC):
         return folder
-    if leaf in TOKENIZER_FILES and folder in ("", TOKENIZER):
+    if is_tokenizer_file(name.removeprefix(f"{TOKENIZER}/")):
         return TOKENIZER
     if folder:
         return None

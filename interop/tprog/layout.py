@@ -17,7 +17,8 @@ TOKENIZER = "tokenizer"
 TRAINING = "training"
 EWC = "ewc"
 PLOTS = "plots"
-SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC, PLOTS)
+CHAT_TEMPLATES = "additional_chat_templates"
+SUBDIRECTORIES = (TOKENIZER, TRAINING, EWC, PLOTS, CHAT_TEMPLATES)
 CARD = "README.md"
 
 SHARD_SIZE = 5 * 10**9
@@ -58,9 +59,20 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""Every file name a tokenizer may consist of, ours and the ones of Hugging Face directories."""
+"""Every file name a tokenizer may consist of, ours and the ones of Hugging Face directories; `is_tokenizer_file`."""
 
 _NAME = re.compile(r"(?P<model>.+)-(?P<size>[^-]+)-(?P<step>\d+)\.tprog")
+
+
+def is_tokenizer_file(name: str) -> bool:
+    """Whether a tokenizer may have a file of that name, relative to its folder: named chat templates lie in one.
+
+    Example:
+        >>> is_tokenizer_file("tokenizer.json"), is_tokenizer_file("additional_chat_templates/tool_use.jinja")
+        (True, True)
+    """
+    folder, _, leaf = name.rpartition("/")
+    return name in TOKENIZER_FILES or (folder == CHAT_TEMPLATES and leaf.endswith(".jinja"))
 
 
 def shard_names(stem: str, count: int) -> list[str]:

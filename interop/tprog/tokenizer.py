@@ -7,7 +7,14 @@ from pathlib import Path
 from tprog.errors import FormatError
 from tprog.foreign import HEAD_BYTES, foreign_file
 from tprog.jsonio import parse_json
-from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER, TOKENIZER_CONFIG, TOKENIZER_FILES
+from tprog.layout import (
+    CHAT_TEMPLATES,
+    HF_SPECIAL_TOKENS,
+    SPECIAL_TOKENS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    TOKENIZER_FILES,
+)
 from tprog.paths import safe_file
 
 _SPECIAL = (
@@ -35,9 +42,10 @@ def tokenizer_files(directory: Path) -> dict[str, Path]:
         ['tokenizer.json']
     """
     folder = TOKENIZER if (directory / TOKENIZER).is_dir() else "."
+    named = sorted(path.name for path in (directory / folder / CHAT_TEMPLATES).glob("*.jinja"))
     return {
         name: _fetched(safe_file(directory, f"{folder}/{name}"))
-        for name in TOKENIZER_FILES
+        for name in (*TOKENIZER_FILES, *(f"{CHAT_TEMPLATES}/{leaf}" for leaf in named))
         if (directory / folder / name).is_file()
     }
 
@@ -62,6 +70,7 @@ def write_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
     folder = directory / TOKENIZER
     folder.mkdir()
     for name, path in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(path.read_bytes())
     if SPECIAL_TOKENS in files:
         return
@@ -84,6 +93,7 @@ def export_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
     for name, path in files.items():
         if name == SPECIAL_TOKENS:
             continue
+        (directory / name).parent.mkdir(exist_ok=True)
         try:
             (directory / name).write_bytes(path.read_bytes())
         except FileNotFoundError:

@@ -1,13 +1,12 @@
 """GGUF files, read back by gguf's own reader: every tensor, what describes it, and the tokenizer."""
 
-import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
-import tokenizers
 import transformers
 from tprog import RopeScaling, hf_tensors
 from tprog.errors import FormatError, UsageError
@@ -17,14 +16,11 @@ from tprog.reader import open_checkpoint
 from tprog.wavelengths import inverse_wavelengths
 
 from tests.cli.conftest import tritter  # noqa: F401
-from tests.tprog.files import random_arrays, small_config
+from tests.tprog.files import random_arrays
+from tests.tprog.gguf_files import config_of, value
 from tritter_jax.data import open_corpus, train_bpe
 
-SHAPE = {"hidden_size": 64, "num_heads": 4, "num_kv_heads": 2, "head_dim": 16, "intermediate_size": 96}
-
-
-def config_of(family: str, **changes: object):
-    return small_config(family=family, **(SHAPE | changes))
+without_tokenizer = partial(export_gguf, tokenizer=False)
 
 
 def made(directory: Path, config) -> Path:
@@ -73,10 +69,6 @@ def read_back(path: Path, config) -> dict[str, tuple[gguf.GGMLQuantizationType, 
     return found
 
 
-def value(reader: gguf.GGUFReader, key: str):
-    return reader.fields[key].contents()
-
-
 CASES = {
     "tritter": {},
     "llama": {"tie_embeddings": True},
@@ -91,7 +83,7 @@ CASES = {
 def test_every_tensor_comes_back_as_it_was(tmp_path, case, stored):
     config = config_of(**({"family": case} | CASES[case]), dtype=stored)
     checkpoint = made(tmp_path, config)
-    done = export_gguf(checkpoint, tmp_path / "m.gguf")
+    done = without_tokenizer(checkpoint, tmp_path / "m.gguf")
     found = read_back(done.path, config)
     expected = random_arrays(config)
     assert found.keys() == {tensor.name for tensor in hf_tensors(config)}
@@ -104,7 +96,7 @@ def test_every_tensor_comes_back_as_it_was(tmp_path, case, stored):
 
 def test_the_rotated_pairs_of_llama_lie_side_by_side(tmp_path):
     config = config_of("llama")
-    done = export_gguf(made(tmp_path, config), tmp_path / "m.gguf")
+    done = without_tokenizer(made(tmp_path, config), tmp_path / "m.gguf")
     (raw,) = (t.data for t in gguf.GGUFReader(done.path).tensors if t.name == "blk.0.attn_q.weight")
     ours = random_arrays(config)["model.layers.0.self_attn.q_proj.weight"]
     assert not np.array_equal(raw, ours)
@@ -114,7 +106,7 @@ def test_the_rotated_pairs_of_llama_lie_side_by_side(tmp_path):
 @pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
 def test_narrow_types_stay_within_their_rounding(tmp_path, kind):
     config = config_of("qwen3")
-    done = export_gguf(made(tmp_path, config), tmp_path / "m.gguf", type_=kind)
+    done = without_tokenizer(made(tmp_path, config), tmp_path / "m.gguf", type_=kind)
     found, expected = read_back(done.path, config), random_arrays(config)
     differ = 0
     for name, array in expected.items():
@@ -136,7 +128,7 @@ def test_narrow_types_stay_within_their_rounding(tmp_path, kind):
 
 def test_rows_that_are_no_whole_blocks_are_f16_and_told(tmp_path):
     config = config_of("llama", intermediate_size=80)
-    done = export_gguf(made(tmp_path, config), tmp_path / "m.gguf", type_="q8_0")
+    done = without_tokenizer(made(tmp_path, config), tmp_path / "m.gguf", type_="q8_0")
     assert done.otherwise == ("blk.0.ffn_down.weight", "blk.1.ffn_down.weight")
     assert {kind.name for kind, _ in read_back(done.path, config).values()} == {"Q8_0", "F16", "F32"}
 
@@ -144,7 +136,7 @@ def test_rows_that_are_no_whole_blocks_are_f16_and_told(tmp_path):
 @pytest.mark.parametrize(("family", "arch"), [("tritter", "llama"), ("qwen2", "qwen2"), ("qwen3", "qwen3")])
 def test_the_model_is_described(tmp_path, family, arch):
     config = config_of(family, rope_theta=12345.0, rope_scaling=RopeScaling.of("linear", factor=4.0))
-    reader = gguf.GGUFReader(export_gguf(made(tmp_path, config), tmp_path / "m.gguf").path)
+    reader = gguf.GGUFReader(without_tokenizer(made(tmp_path, config), tmp_path / "m.gguf").path)
     assert value(reader, "general.architecture") == arch
     described = {
         "context_length": 4096,
@@ -170,13 +162,13 @@ def test_the_stretching_of_llama3_is_a_tensor(tmp_path):
     numbers = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
     scaling = RopeScaling.of("llama3", original_max_position_embeddings=64, **numbers)
     config = config_of("llama", rope_scaling=scaling)
-    reader = gguf.GGUFReader(export_gguf(made(tmp_path, config), tmp_path / "m.gguf").path)
+    reader = gguf.GGUFReader(without_tokenizer(made(tmp_path, config), tmp_path / "m.gguf").path)
     (factors,) = (tensor.data for tensor in reader.tensors if tensor.name == "rope_freqs.weight")
     plain = inverse_wavelengths(config_of("llama"))
     np.testing.assert_allclose(plain / factors, inverse_wavelengths(config), rtol=1e-6)
     assert factors.max() == 8.0
     with pytest.raises(UsageError, match="rope_scaling llama3"):
-        export_gguf(made(tmp_path / "q", config_of("qwen2", rope_scaling=scaling)), tmp_path / "q.gguf")
+        without_tokenizer(made(tmp_path / "q", config_of("qwen2", rope_scaling=scaling)), tmp_path / "q.gguf")
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
@@ -195,94 +187,17 @@ def test_transformers_reads_the_same_model(tmp_path, stored):
     } == (dict.fromkeys(arrays, True))
 
 
-def with_tokenizer(directory: Path, change=lambda data: None, **fields: object) -> Path:
-    """A checkpoint with a byte-level BPE tokenizer of 300 tokens, whose tokenizer.json may be changed."""
-    folder = directory / "words"
-    train_bpe((document.text for document in open_corpus("builtin:prose")), 300).save(folder)
-    data = json.loads((folder / "tokenizer.json").read_text())
-    change(data)
-    (folder / "tokenizer.json").write_text(json.dumps(data))
-    config = config_of("llama", **({"vocab_size": 320} | fields))
-    return save(directory / "t.tprog", random_arrays(config), config, tokenizer_from=folder)
-
-
-def test_a_byte_level_tokenizer_goes_along(tmp_path):
-    checkpoint = with_tokenizer(tmp_path)
-    done = export_gguf(checkpoint, tmp_path / "m.gguf")
-    assert done.no_tokenizer is None
-    reader = gguf.GGUFReader(done.path)
-    theirs = tokenizers.Tokenizer.from_file(str(checkpoint / "tokenizer" / "tokenizer.json"))
-    tokens, types = (value(reader, f"tokenizer.ggml.{name}") for name in ("tokens", "token_type"))
-    assert tokens[:300] == [theirs.id_to_token(i) for i in range(300)]
-    assert tokens[319] == "[PAD319]"
-    end = theirs.token_to_id("<|endoftext|>")
-    assert (types[5], types[end], types[319]) == (1, 3, 5)
-    assert (value(reader, "tokenizer.ggml.model"), value(reader, "tokenizer.ggml.pre")) == ("gpt2", "gpt-2")
-    assert value(reader, "tokenizer.ggml.eos_token_id") == end
-    model = json.loads(theirs.to_str())["model"]
-    assert value(reader, "tokenizer.ggml.merges") == [" ".join(pair) for pair in model["merges"]]
-
-
-QWEN2 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-@pytest.mark.parametrize(
-    ("pattern", "name"), [(QWEN2, "qwen2"), (QWEN2.replace(r"|\p{N}|", r"|\p{N}{1,3}|"), "llama-bpe"), ("x", None)]
-)
-def test_rules_that_split_text_are_known_by_name(tmp_path, pattern, name):
-    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-    last = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False, "trim_offsets": False}
-    rule = {"type": "Sequence", "pretokenizers": [split, last]}
-    done = export_gguf(with_tokenizer(tmp_path, lambda data: data.update(pre_tokenizer=rule)), tmp_path / "m.gguf")
-    reader = gguf.GGUFReader(done.path)
-    if name is None:
-        assert "no name for" in done.no_tokenizer
-        assert "tokenizer.ggml.pre" not in reader.fields
-    else:
-        assert value(reader, "tokenizer.ggml.pre") == name
-
-
-@pytest.mark.parametrize(
-    ("change", "fields", "said"),
-    [
-        (lambda data: data["model"].update(type="Unigram"), {}, "only byte-level BPE"),
-        (lambda data: data["model"].update(merges=[]), {}, "merges nothing"),
-        (lambda data: data.update(pre_tokenizer=None), {}, "no name for"),
-        (lambda data: None, {"vocab_size": 299}, "token 299, the model only 299"),
-    ],
-)
-def test_a_tokenizer_without_a_place_in_gguf_is_left_out_and_told(tmp_path, tritter, change, fields, said):  # noqa: F811
-    checkpoint = with_tokenizer(tmp_path, change, **fields)
-    outcome = tritter("export", checkpoint, "--gguf", "m.gguf")
-    assert outcome.code == 0, outcome.err
-    assert "without its tokenizer" in outcome.out
-    assert said in outcome.out
-
-
-BROKEN = '{"model": {"type": "BPE", "vocab": 5}, "pre_tokenizer": {"type": "ByteLevel"}}'
-
-
-@pytest.mark.parametrize("broken", ["[]", "{", '{"model": 5}', "{}", BROKEN])
-def test_a_broken_tokenizer_is_named(tmp_path, broken):
-    checkpoint = with_tokenizer(tmp_path)
-    (checkpoint / "tokenizer" / "tokenizer.json").write_text(broken)
-    with pytest.raises(FormatError, match=r"tokenizer\.json"):
-        export_gguf(checkpoint, tmp_path / "m.gguf")
-
-
 @pytest.mark.parametrize(
     ("family", "fields", "said"),
     [
-        ("mistral", {}, "family mistral"),
+        ("mistral", {"sliding_window": 64}, "sliding_window"),
         ("bitnet", {}, "family bitnet"),
         ("qwen3", {"attention_bias": True}, "attention_bias"),
     ],
 )
 def test_what_gguf_cannot_hold_is_refused_by_name(tmp_path, family, fields, said):
     with pytest.raises(UsageError, match=said):
-        export_gguf(made(tmp_path, config_of(family, **fields)), tmp_path / "m.gguf")
+        without_tokenizer(made(tmp_path, config_of(family, **fields)), tmp_path / "m.gguf")
     assert not (tmp_path / "m.gguf").exists()
 
 
@@ -293,22 +208,33 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path, number):
     arrays["lm_head.weight"][3, 3] = number
     checkpoint = save(tmp_path / "m.tprog", arrays, config)
     with pytest.raises(FormatError, match=r"lm_head\.weight"):
-        export_gguf(checkpoint, tmp_path / "m.gguf", type_="f16")
+        without_tokenizer(checkpoint, tmp_path / "m.gguf", type_="f16")
     assert {path.name for path in tmp_path.iterdir()} == {"m.tprog"}
 
 
 def test_the_command_takes_either_form_and_refuses_mistakes(tmp_path, tritter, monkeypatch):  # noqa: F811
     checkpoint = made(tmp_path, config_of("llama"))
-    assert tritter("export", checkpoint, "--gguf", "a.gguf", "--type", "q8_0", "--json").json["dtype"] == "q8_0"
-    assert tritter("export", checkpoint, "b.gguf", "--to", "gguf", "--type", "q8_0").code == 0
+    assert (
+        tritter("export", checkpoint, "--gguf", "a.gguf", "--type", "q8_0", "--json", "--no-tokenizer").json["dtype"]
+        == "q8_0"
+    )
+    assert tritter("export", checkpoint, "b.gguf", "--to", "gguf", "--type", "q8_0", "--no-tokenizer").code == 0
     assert (tmp_path / "a.gguf").read_bytes() == (tmp_path / "b.gguf").read_bytes()
-    assert "--overwrite" in tritter("export", checkpoint, "--gguf", "a.gguf").error
-    assert tritter("export", checkpoint, "--gguf", "a.gguf", "--overwrite").code == 0
-    assert "f32, f16, bf16, q8_0" in tritter("export", checkpoint, "--gguf", "c.gguf", "--type", "q4_0").error
-    assert "--gguf FILE" in tritter("export", checkpoint, "x", "--gguf", "c.gguf").error
+    assert "--overwrite" in tritter("export", checkpoint, "--gguf", "a.gguf", "--no-tokenizer").error
+    assert tritter("export", checkpoint, "--gguf", "a.gguf", "--overwrite", "--no-tokenizer").code == 0
+    assert (
+        "f32, f16, bf16, q8_0"
+        in tritter("export", checkpoint, "--gguf", "c.gguf", "--type", "q4_0", "--no-tokenizer").error
+    )
+    assert "--gguf FILE" in tritter("export", checkpoint, "x", "--gguf", "c.gguf", "--no-tokenizer").error
     assert "Leave --type out" in tritter("export", checkpoint, "x", "--type", "f16").error
-    assert "outside the source" in tritter("export", checkpoint, "--gguf", checkpoint / "m.gguf").error
-    assert "a path for a new" in tritter("export", checkpoint, "--gguf", tmp_path / "a.gguf" / "b.gguf").error
+    assert (
+        "outside the source" in tritter("export", checkpoint, "--gguf", checkpoint / "m.gguf", "--no-tokenizer").error
+    )
+    assert (
+        "a path for a new"
+        in tritter("export", checkpoint, "--gguf", tmp_path / "a.gguf" / "b.gguf", "--no-tokenizer").error
+    )
     assert open_checkpoint(checkpoint).names
     monkeypatch.setitem(sys.modules, "gguf", None)
-    assert "tritter-jax[gguf]" in tritter("export", checkpoint, "--gguf", "c.gguf").error
+    assert "tritter-jax[gguf]" in tritter("export", checkpoint, "--gguf", "c.gguf", "--no-tokenizer").error

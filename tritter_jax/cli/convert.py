@@ -78,6 +78,9 @@ def export(
         str | None,
         typer.Option("--type", help="Of a GGUF file's weights: f32, f16, bf16 or q8_0; default the source's dtype."),
     ] = None,
+    no_tokenizer: Annotated[
+        bool, typer.Option("--no-tokenizer", help="Leave the tokenizer out of a GGUF file; it then takes no text.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, a GGUF file, or for Orbax.
@@ -102,6 +105,10 @@ def export(
         raise UsageError(
             "--type", expected="a GGUF file to write", got=f"--to {to.value}", remedy="Leave --type out."
         )
+    if no_tokenizer and to is not Destination.gguf:
+        raise UsageError(
+            "--no-tokenizer", expected="a GGUF file to write", got=f"--to {to.value}", remedy="Leave it out."
+        )
     parts = ("tokenizer",) if to is not Destination.orbax else None
     checkpoint = open_checkpoint(source_path(source, parts=parts))
     dtype, notes = checkpoint.config.dtype, {}
@@ -116,9 +123,13 @@ def export(
         elif to is Destination.gguf:
             from tprog.gguf import export_gguf
 
-            done = export_gguf(checkpoint, place, type_=gguf_type, overwrite=overwrite)
+            done = export_gguf(checkpoint, place, type_=gguf_type, tokenizer=not no_tokenizer, overwrite=overwrite)
             path, dtype = done.path, done.type
-            notes = {"stored_as_f16": list(done.otherwise), "no_tokenizer": done.no_tokenizer}
+            notes = {
+                "stored_as_f16": list(done.otherwise),
+                "tokenizer": done.tokenizer,
+                "tokenizer_differences": list(done.differences),
+            }
         elif to is Destination.torch:
             from tprog.huggingface import export_torch
 
@@ -135,7 +146,7 @@ def _report(path: Path, kind: str, dtype: str, parameters: int, **notes: Any) ->
         console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}", markup=False)
         if names := notes.get("stored_as_f16"):
             console.print(f"stored as f16, their rows being no multiple of 32: {', '.join(names)}", markup=False)
-        if reason := notes.get("no_tokenizer"):
-            console.print(f"without its tokenizer: {reason}", markup=False)
+        if names := notes.get("tokenizer_differences"):
+            console.print(f"its tokenizer in llama.cpp: {'; '.join(names)}", markup=False)
 
     emit({"path": str(path), "format": kind, "parameters": parameters, "dtype": dtype, **notes}, render)

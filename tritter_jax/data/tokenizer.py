@@ -83,6 +83,7 @@ class Tokenizer:
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         for name, data in self._all_files().items():
+            (directory / name).parent.mkdir(exist_ok=True)
             (directory / name).write_bytes(data)
         return directory
 
