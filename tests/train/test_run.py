@@ -1,6 +1,7 @@
 """A run resumes exactly, stops cleanly, and says what is wrong before its first step."""
 
 import itertools
+import json
 import os
 import signal
 from pathlib import Path
@@ -326,6 +327,20 @@ def test_a_run_directory_of_another_model_is_left_alone(settings, tmp_path):
     other = settings("model.vocab_size=384")
     with pytest.raises(UsageError, match="checkpoints of another"):
         loop.train(prepare(other))
+
+
+@pytest.mark.parametrize(("length", "published"), [(32, 32), (48, 48)])
+def test_a_longer_context_is_published_and_said(settings, length, published):
+    chosen = settings("training.steps=1", f"data.sequence_length={length}", "output.eval_interval=0")
+    path = Path(chosen.model.config)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 32}))
+    said = []
+    done = loop.train(prepare(chosen), say=said.append)
+    config = json.loads((done.checkpoint / "config.json").read_text())
+    assert config["max_position_embeddings"] == published
+    about = [line for line in said if "max_position_embeddings" in line]
+    assert len(about) == (length > 32)
+    assert all("48 tokens are longer than the 32" in line and "data.sequence_length=32" in line for line in about)
 
 
 def test_the_settings_are_echoed_and_read_back(settings):

@@ -39,6 +39,7 @@ class Layout:
     Args:
         settings: its configuration.
         config: the model.
+        positions: `max_position_embeddings` of the model before this run.
         mesh: the devices.
         rules: logical axis to mesh axis.
         schedule: learning rate by step.
@@ -47,6 +48,7 @@ class Layout:
 
     settings: RunConfig
     config: ModelConfig
+    positions: int
     mesh: Mesh
     rules: Rules
     schedule: optax.Schedule
@@ -56,6 +58,17 @@ class Layout:
     def dtype(self) -> str:
         """Dtype of the computation."""
         return self.settings.training.compute_dtype
+
+    @property
+    def longer_context(self) -> str | None:
+        """A line on what changes in the published config.json where sequences are longer than the model's."""
+        if self.config.max_position_embeddings == self.positions:
+            return None
+        return (
+            f"sequences of {self.config.max_position_embeddings} tokens are longer than the {self.positions} that the"
+            " model was made for: config.json will have that length as max_position_embeddings; to keep it, set"
+            f" data.sequence_length={self.positions}"
+        )
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the training state."""
@@ -170,6 +183,7 @@ def lay_out(settings: RunConfig, model: ModelConfig, devices: Sequence[Any] | No
     return Layout(
         settings=settings,
         config=config,
+        positions=model.max_position_embeddings,
         mesh=make_mesh(shape, devices),
         rules=rules,
         schedule=schedule,
