@@ -11,6 +11,7 @@ from tprog.commit import told_plainly
 from tprog.errors import FormatError, UsageError
 from tprog.hub_errors import library
 from tprog.layout import CARD, PLOTS
+from tprog.printable import printable
 from tprog.reader import Checkpoint, open_checkpoint
 
 _MOST_BYTES = 1 << 20
@@ -39,10 +40,11 @@ def model_card(
         UsageError: the extra hub is not installed.
     """
     config, hub = checkpoint.config, library()
+    base = base_model or checkpoint.progressive.base_model
     grown = bool(checkpoint.progressive.expansion_history)
     tags = [config.family, "tprog", "tritter-jax", *(["model-growth"] if grown else [])]
     data = hub.ModelCardData(
-        base_model=base_model or checkpoint.progressive.base_model,
+        base_model=printable(base) if base is not None else None,
         library_name="transformers",
         license=license,
         pipeline_tag="text-generation",

@@ -2,15 +2,19 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from tprog.card_merge import TITLE
 from tprog.families import FAMILIES
 from tprog.forgetting import forgetting_matrix
 from tprog.hub_files import PARTS
 from tprog.layout import TOKENIZER
+from tprog.printable import LONGEST_MESSAGE, cut, markdown, printable
 from tprog.reader import Checkpoint
 from tprog.schema import Expansion
 from tprog.sizes import count_parameters, size_label
+
+_MOST = 200
 
 
 def sections(
@@ -25,13 +29,13 @@ def sections(
         plots: relative names of pictures.
     """
     return {
-        TITLE: f"# {name.partition('@')[0].rpartition('/')[2]}",
+        TITLE: f"# {markdown(name.partition('@')[0].rpartition('/')[2])}",
         "architecture": _architecture(checkpoint),
         "lineage": _lineage(checkpoint.progressive.expansion_history),
         "new-layers": _new_layers(checkpoint.progressive.expansion_history),
         "loading": _loading(checkpoint, name),
         "losses": _losses(checkpoint, metrics),
-        "plots": "\n\n".join(f"![{plot}]({plot})" for plot in plots),
+        "plots": "\n\n".join(f"![{markdown(plot)}]({quote(plot)})" for plot in plots),
     }
 
 
@@ -45,7 +49,10 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
         | 1 | x\\|y |
     """
     lines = [columns, *rows]
-    cells = [[" ".join(str(cell).split()).replace("|", "\\|") for cell in line] for line in lines]
+    cells = [
+        [printable(" ".join(str(cell).split()), LONGEST_MESSAGE).replace("|", "\\|") for cell in line]
+        for line in lines
+    ]
     drawn = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([drawn[0], "|" + "---|" * len(columns), *drawn[1:]])
 
@@ -74,8 +81,8 @@ def _lineage(history: Sequence[Expansion]) -> str:
     rows = [
         (
             number,
-            f"{entry.from_size} → {entry.to_size}",
-            entry.method.replace("_", " "),
+            f"{markdown(entry.from_size)} → {markdown(entry.to_size)}",
+            markdown(entry.method.replace("_", " ")),
             _guarantee(entry.guarantee),
             _drift(entry.measured_drift),
             f"{entry.tokens_after:,}",
@@ -93,7 +100,7 @@ def _guarantee(record: Mapping[str, Any] | None) -> str:
     if not record or "exact" not in record:
         return "not recorded"
     word = "the same function" if record["exact"] else "not the same function"
-    return f"{word}: {record['reason']}" if isinstance(record.get("reason"), str) else word
+    return f"{word}: {markdown(record['reason'])}" if isinstance(record.get("reason"), str) else word
 
 
 def _drift(record: Mapping[str, Any] | None) -> str:
@@ -108,8 +115,8 @@ def _new_layers(history: Sequence[Expansion]) -> str:
         new, sources = plan.get("new_layers"), plan.get("layer_sources")
         if not isinstance(new, list) or not isinstance(sources, list) or not new:
             continue
-        pairs = [f"{layer} (from {sources[layer]})" for layer in new if layer in range(len(sources))]
-        lines.append(f"- growth {number}, depth by {plan.get('depth')}: {', '.join(pairs)}")
+        pairs = [f"{layer} (from {markdown(sources[layer])})" for layer in new if layer in range(len(sources))]
+        lines.append(f"- growth {number}, depth by {markdown(plan.get('depth'))}: {', '.join(cut(pairs, _MOST))}")
     if not lines:
         return ""
     intro = "Counted from 0, each with the layer of the smaller model that it was copied from."
@@ -171,11 +178,11 @@ def _forgetting(checkpoint: Checkpoint) -> str:
     matrix = forgetting_matrix(checkpoint.progressive.to_json().get("task_losses"))
     if matrix is None:
         return ""
-    rows = [(title, *(_number(cell.loss) for cell in cells)) for title, cells in matrix.rows]
+    rows = [(markdown(title), *(_number(cell.loss) for cell in cells)) for title, cells in matrix.rows]
     now = [None if cell.loss is None else cell.lost for cell in matrix.rows[-1][1]]
     rows.append(("forgotten since the lowest", *map(_number, now)))
     text = "\n\nLoss of each task, in nats a token, a row for each time it was measured.\n\n"
-    text += table(("", *matrix.tasks), rows)
+    text += table(("", *map(markdown, matrix.tasks)), rows)
     figures = ", ".join(f"{name} {value:+.4f}" for name, value in matrix.summary)
     return f"{text}\n\nIn all: {figures}." if figures else text
 
@@ -190,5 +197,5 @@ def _course(name: str, metrics: Sequence[Mapping[str, Any]]) -> tuple[object, ..
     if "loss" not in name or not seen:
         return None
     (lowest, step), last = min(seen), seen[-1][0]
-    title = name.replace("_", " ")
+    title = markdown(name.replace("_", " "))
     return title, f"{seen[0][0]:.4f}", f"{lowest:.4f}", f"{step:,}", f"{last:.4f}", f"{last - lowest:.4f}"

@@ -4,6 +4,11 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self, TypeVar
 
+from tprog.printable import LONGEST_MESSAGE, cut, printable
+
+MOST_FINDINGS = 100
+"""Most findings that an error keeps; it counts the others."""
+
 _Row = TypeVar("_Row")
 
 
@@ -12,12 +17,16 @@ class TritterError(Exception):
 
     The command line prints it as one paragraph and exits with a non-zero code; a library user catches it.
 
+    What it is given may come from a broken or a hostile file: control characters are escaped, long texts shortened
+    and long lists cut.
+
     Args:
         where: the file, tensor, field or option concerned.
         expected: what should have been there.
         got: what was there.
         remedy: what to do about it, as an imperative sentence.
         findings: further lines of the same kind, when several things are wrong at once.
+        more: how many findings there are beside those given.
 
     Example:
         >>> raise ConfigError("num_layers", expected="a whole number above 0", got=-1, remedy="Mend config.json.")
@@ -26,15 +35,27 @@ class TritterError(Exception):
     """
 
     def __init__(
-        self, where: object, *, expected: object, got: object, remedy: str, findings: Sequence[str] = ()
+        self,
+        where: object,
+        *,
+        expected: object,
+        got: object,
+        remedy: str,
+        findings: Sequence[str] = (),
+        more: int = 0,
     ) -> None:
-        self.where = str(where)
-        self.expected = str(expected)
-        self.got = str(got)
-        self.remedy = remedy
-        self.findings = tuple(findings)
-        lines = [f"{self.where}: expected {self.expected}, got {self.got}. {remedy}"]
-        super().__init__("\n".join([*lines, *(f"  - {finding}" for finding in self.findings)]))
+        self.where, self.expected, self.remedy = (
+            printable(text, LONGEST_MESSAGE) for text in (where, expected, remedy)
+        )
+        self.got = printable(got)
+        self.findings = tuple(map(printable, findings[:MOST_FINDINGS]))
+        self.more = more + len(findings) - len(self.findings)
+        lines = [f"{self.where}: expected {self.expected}, got {self.got}. {self.remedy}", *self.listed()]
+        super().__init__("\n".join(lines))
+
+    def listed(self, most: int = MOST_FINDINGS) -> list[str]:
+        """The findings, a line each; where there are more than `most`, the last line counts the others."""
+        return [f"  {line}" for line in cut([f"- {finding}" for finding in self.findings], most, self.more)]
 
     @classmethod
     def unknown(
@@ -77,6 +98,7 @@ class TritterError(Exception):
             "got": self.got,
             "remedy": self.remedy,
             "findings": list(self.findings),
+            "more": self.more,
         }
 
 

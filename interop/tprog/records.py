@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tprog.errors import FormatError
+from tprog.errors import MOST_FINDINGS, FormatError
 
 
 class Record(BaseModel):
@@ -34,8 +34,6 @@ def plain(value: object) -> object:
     return value
 
 
-_SHOWN = 100
-
 _T = TypeVar("_T", bound=Record)
 
 
@@ -43,24 +41,21 @@ def validated(kind: type[_T], data: Mapping[str, Any], where: object) -> _T:
     """A record of parsed JSON.
 
     Raises:
-        FormatError: fields are missing or malformed; a hundred of them are listed.
+        FormatError: fields are missing or malformed.
     """
     try:
         return kind.model_validate(dict(data))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_context=False)
-        findings = [
-            f"{'.'.join(map(str, problem['loc']))}: {_reason(problem)}"[:300] for problem in problems[:_SHOWN]
-        ]
-        if len(problems) > _SHOWN:
-            findings.append(f"and {len(problems) - _SHOWN} more")
         count = len(problems)
+        findings = [f"{'.'.join(map(str, each['loc']))}: {_reason(each)}" for each in problems[:MOST_FINDINGS]]
     raise FormatError(
         where,
         expected="the fields of progressive.json",
         got=f"{count} that do not fit",
         remedy="Mend these fields, or delete the file to open the directory with default metadata:",
         findings=findings,
+        more=count - len(findings),
     )
 
 

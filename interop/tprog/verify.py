@@ -9,17 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from tprog.dtypes import same_bits
-from tprog.errors import FormatError, TritterError
+from tprog.errors import MOST_FINDINGS, FormatError, TritterError
 from tprog.hashing import hash_file
 from tprog.jsonio import read_json, write_json
 from tprog.layout import INDEX, PROGRESSIVE, RNG_STATE, TENSOR_PARTS
 from tprog.paths import safe_file
+from tprog.printable import LONGEST_MESSAGE, cut, printable
 from tprog.reader import open_checkpoint
 from tprog.schema import FileRecord, Manifest, read_progressive, write_progressive
 from tprog.tensorfile import TensorFile
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _CHUNK = 1 << 23
+_MOST_FINDINGS = 1_000
 # Of each float dtype the bits that are all ones where a value is infinite or no number.
 _SPECIAL = {
     "float64": 0x7FF0_0000_0000_0000,
@@ -39,7 +41,7 @@ class Finding:
     problem: str
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.problem}"
+        return printable(f"{self.file}: {self.problem}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,8 @@ class Report:
 
     Args:
         path: the directory.
-        findings: all that is wrong; empty where nothing is.
+        findings: what is wrong, file by file; empty where nothing is.
+        left_out: how many findings there are beside those, of a directory where next to nothing is right.
         files: number of files read.
         nbytes: their length.
         tensors: number of tensors looked at.
@@ -57,6 +60,7 @@ class Report:
 
     path: Path
     findings: tuple[Finding, ...]
+    left_out: int = 0
     files: int
     nbytes: int
     tensors: int
@@ -66,6 +70,11 @@ class Report:
     def ok(self) -> bool:
         """Whether nothing is wrong."""
         return not self.findings
+
+    @property
+    def wrong(self) -> int:
+        """How many things are wrong."""
+        return len(self.findings) + self.left_out
 
 
 def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> Report:
@@ -112,7 +121,8 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
         findings |= dict.fromkeys(_recorded(directory, manifest, files, checksums))
     return Report(
         path=directory,
-        findings=tuple(sorted(findings, key=lambda finding: finding.file)),
+        findings=tuple(sorted(findings, key=lambda finding: finding.file)[:_MOST_FINDINGS]),
+        left_out=max(0, len(findings) - _MOST_FINDINGS),
         files=len(files),
         nbytes=sum((directory / name).stat().st_size for name in files),
         tensors=tensors,
@@ -185,9 +195,9 @@ def _structure(directory: Path) -> list[Finding]:
 
 
 def _findings(directory: Path, error: TritterError) -> list[Finding]:
-    where, _, field = error.where.removeprefix(str(directory)).lstrip("/").partition(": ")
+    where, _, field = error.where.removeprefix(printable(directory, LONGEST_MESSAGE)).lstrip("/").partition(": ")
     if error.findings:
-        return [Finding(where or ".", finding) for finding in error.findings]
+        return [Finding(where or ".", finding) for finding in cut(error.findings, MOST_FINDINGS, error.more)]
     return [Finding(where or ".", f"{field and field + ': '}expected {error.expected}, got {error.got}")]
 
 
@@ -209,7 +219,7 @@ def _tensor_file(directory: Path, name: str, finite: bool) -> tuple[int, list[Fi
     except TritterError as error:
         return 0, [_finding(name, error)]
     bad = [tensor for tensor in file.specs if finite and not is_finite(file.tensor(tensor))]
-    return len(file.specs), [Finding(name, f"{tensor} holds values that are not finite") for tensor in bad]
+    return len(file.specs), [Finding(name, printable(f"{tensor} holds values that are not finite")) for tensor in bad]
 
 
 def _manifest(directory: Path) -> Manifest | None:

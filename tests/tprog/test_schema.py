@@ -236,4 +236,5 @@ for path in sys.argv[1:]:
 def test_many_findings_are_counted_and_cut():
     with pytest.raises(FormatError, match="3000 that do not fit") as caught:
         parse_progressive(FINAL | {"expansion_history": [{}] * 1000})
-    assert len(caught.value.findings) == 101
+    assert (len(caught.value.findings), caught.value.more) == (100, 2900)
+    assert str(caught.value).endswith("and 2,900 more")

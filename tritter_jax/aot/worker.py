@@ -89,12 +89,7 @@ def main(directory: Path) -> None:
     try:
         result = compile_settings(settings, directory / PROGRAM)
     except TritterError as error:
-        result = {
-            "error": {
-                "kind": type(error).__name__, "where": error.where, "expected": error.expected, "got": error.got,
-                "remedy": error.remedy, "findings": error.findings,
-            }
-        }  # fmt: skip
+        result = {"error": error.to_json()}
     (directory / RESULT).write_text(json.dumps(result), encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from tritter_jax.cli.arguments import Own, output_file, own_path
 from tritter_jax.cli.output import emit, ranges, table
@@ -90,7 +91,7 @@ def _render(console: Console, done: "Analyzed", path: str, plot: str | None) -> 
         cells = [f"{score:.3f}", f"{more:+.4f}", f"{measures.block_influence[layer]:.3f}", f"{norms[layer]:.3g}"]
         if fisher:
             cells.append(f"{fisher[layer]:.3g}")
-        view.add_row(str(layer), f"[{style}]{bar(score / most, _WIDTH)}[/{style}]", *cells, mark)
+        view.add_row(str(layer), Text(bar(score / most, _WIDTH), style), *cells, mark)
     console.print(view)
     console.print(
         f"loss {measures.loss:.4f} nats a token over {measures.tokens:,} tokens of {found.data}", markup=False

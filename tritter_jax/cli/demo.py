@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from tritter_jax.cli.arguments import MAX_SEED, output_file
 from tritter_jax.cli.output import emit, table
@@ -48,7 +49,7 @@ def demo(
         print_plan(console, outcome.plan)
         view = table("compared on the same tokens", "largest relative difference", "bound", "", numbers=(1, 2))
         for row in outcome.rows:
-            verdict = "[green]as it should be[/green]" if row.holds else "[red]NOT as it should be[/red]"
+            verdict = Text("as it should be", "green") if row.holds else Text("NOT as it should be", "red")
             view.add_row(row.title, f"{row.difference:.1e}", f"{row.relation} {row.bound:.0e}", verdict)
         console.print(view)
         _print_losses(console, outcome, steps)

@@ -4,7 +4,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from tprog.errors import MOST_FINDINGS
+from tprog.printable import cut, printable
 
 from tritter_jax.cli.arguments import Source, source_path
 from tritter_jax.cli.output import emit, table
@@ -27,16 +28,17 @@ def diff(
 
     def render(console: Console) -> None:
         for title, fields in (("config", found.config), ("metadata", found.metadata)):
-            for name, (one, other) in fields.items():
-                console.print(f"{title} {escape(name)}: {escape(_short(one))} -> {escape(_short(other))}")
+            lines = [f"{name}: {_short(one)} -> {_short(other)}" for name, (one, other) in fields.items()]
+            for line in cut(lines, MOST_FINDINGS):
+                console.print(f"{title} {printable(line)}")
         for which, names in ((a, found.only_a), (b, found.only_b)):
             if names:
-                console.print(f"only in {escape(str(which))}: {len(names)} tensors, {escape(_listed(names))}")
+                console.print(f"only in {which}: {len(names)} tensors, {_listed(names)}")
         if found.tensors[:most]:
             view = table("tensor", "largest difference", "relative", "", numbers=(1, 2))
             for entry in found.tensors[:most]:
                 numbers = ["" if n is None else f"{n:.2e}" for n in (entry.largest, entry.relative)]
-                view.add_row(entry.name, *numbers, entry.what)
+                view.add_row(printable(entry.name), *numbers, entry.what)
             console.print(view)
         more = max(0, len(found.tensors) - most)
         console.print(
@@ -61,9 +63,8 @@ def diff(
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (" ..." if len(names) > 3 else "")
+    return ", ".join(map(printable, names[:3])) + (" ..." if len(names) > 3 else "")
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) < 80 else f"{text[:77]}..."
+    return printable(repr(value), most=80)

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.text import Text
 from tprog import ModelConfig, size_label
 from tprog.layout import SHARD_SIZE
 
@@ -207,6 +208,6 @@ def expand(
             how = "have the median of their kind" if refresh_fisher is None else f"were measured on {refresh_fisher}"
             console.print(f"Fisher information: {unknown:,} new entries {how}", markup=False)
         for name in left:
-            console.print(f"[yellow]left behind:[/yellow] {name}")
+            console.print(Text.assemble(("left behind:", "yellow"), f" {name}"))
 
     emit(result, render)

@@ -3,10 +3,12 @@
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 from tprog import config_to_json, count_parameters, size_label
+from tprog.errors import MOST_FINDINGS
 from tprog.locate import hub_source, perhaps_a_directory
+from tprog.printable import cut, printable
 
 from tritter_jax.cli.arguments import Source, source_path
 from tritter_jax.cli.output import emit, human_bytes, ranges
@@ -49,7 +51,7 @@ def info(
     }
 
     def render(console: Console) -> None:
-        tree = Tree(f"[bold]{escape(result['path'])}[/bold]")
+        tree = Tree(Text(printable(result["path"]), "bold"))
         model = tree.add(f"{config.family} {size_label(config)}: {count_parameters(config):,} parameters")
         model.add(f"{config.num_layers} layers, hidden {config.hidden_size:,}, feed-forward "
                   f"{config.intermediate_size:,}")  # fmt: skip
@@ -62,14 +64,16 @@ def info(
             model.add(f"trained for {progress.steps:,} steps on {progress.tokens_seen:,} tokens")
         if progressive.expansion_history:
             lineage = tree.add("lineage")
-            for entry in progressive.expansion_history:
-                lineage.add(escape(_lineage(entry)))
+            for line in cut([printable(_lineage(entry)) for entry in progressive.expansion_history], MOST_FINDINGS):
+                lineage.add(line)
         places = {"": tree.add("files")}
-        for name, size in files.items():
+        for name, size in list(files.items())[:MOST_FINDINGS]:
             folder, _, leaf = name.rpartition("/")
             if folder not in places:
-                places[folder] = places[""].add(f"{escape(folder)}/")
-            places[folder].add(f"{escape(leaf)}  [dim]{human_bytes(size)}[/dim]")
+                places[folder] = places[""].add(f"{printable(folder)}/")
+            places[folder].add(Text.assemble(printable(leaf), "  ", (human_bytes(size), "dim")))
+        for line in cut((), 0, max(0, len(files) - MOST_FINDINGS)):
+            places[""].add(line)
         console.print(tree)
 
     emit(result, render)

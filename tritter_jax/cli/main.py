@@ -134,7 +134,7 @@ def _told(error: TritterError) -> int:
     """Print an error; the exit code that belongs to it."""
     print_error(error)
     if manner.get().verbose:
-        traceback.print_exc()
+        errors().print(traceback.format_exc())
     return _UNKEPT if isinstance(error, VerificationError) else 1
 
 

@@ -3,14 +3,17 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 from tprog import TritterError
+from tprog.printable import escape_controls
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +31,25 @@ class Manner:
     verbose: bool = False
 
 
+SHOWN = 20
+"""Most lines that are printed of a list of findings; `--json` has more."""
+
 manner: ContextVar[Manner] = ContextVar("manner", default=Manner())  # noqa: B039 - it is frozen
 """How the command that runs speaks."""
+
+
+class _Terminal(Console):
+    """A console for texts that nobody vouches for: none is markup, and no control character reaches the terminal."""
+
+    def render_str(self, text: str, **settings: Any) -> Text:
+        """A text as it is; escaped before it is measured, so that columns stay straight."""
+        return super().render_str(escape_controls(text), **settings)
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """What is printed, whatever it was made of."""
+        for segment in super().render(renderable, options):
+            text = segment.text if segment.control else escape_controls(segment.text)
+            yield segment if text == segment.text else Segment(text, segment.style)
 
 
 def out() -> Console:
@@ -50,7 +70,9 @@ def errors() -> Console:
 def _console(stream: Any, *, quiet: bool = False) -> Console:
     """Off a terminal nothing is wrapped: a file or a pipe has no width."""
     wide = None if stream.isatty() else 160
-    return Console(file=stream, highlight=False, emoji=False, soft_wrap=wide is not None, width=wide, quiet=quiet)
+    return _Terminal(
+        file=stream, markup=False, highlight=False, emoji=False, soft_wrap=wide is not None, width=wide, quiet=quiet
+    )
 
 
 def emit(result: Mapping[str, Any], render: Callable[[Console], None]) -> None:
@@ -84,18 +106,9 @@ def print_error(error: TritterError) -> None:
     if manner.get().json:
         print_document_of(error)
     console = errors()
-    message, *findings = str(error).split("\n")
-    console.print(f"[bold red]error:[/bold red] {_escape(message)}")
-    for finding in findings[:20]:
-        console.print(_escape(finding))
-    if len(findings) > 20:
-        console.print(f"  and {len(findings) - 20} more")
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
+    console.print(Text.assemble(("error: ", "bold red"), str(error).partition("\n")[0]))
+    for line in error.listed(SHOWN):
+        console.print(line)
 
 
 def table(*columns: str, title: str | None = None, numbers: tuple[int, ...] = ()) -> Table:

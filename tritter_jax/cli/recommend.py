@@ -157,7 +157,8 @@ def _render(
             style="dim",
         )
         if history is not None and not history.steady:
-            console.print("[yellow]The learning rate fell during the run, so that the exponent comes out too high.")
+            said = "The learning rate fell during the run, so that the exponent comes out too high."
+            console.print(said, style="yellow")
         return
     record = advice.record
     console.print(record.reason, markup=False, soft_wrap=False)

@@ -13,10 +13,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib import metadata
 
+from tprog.printable import escape_controls
+
 from tritter_jax import __version__
 from tritter_jax.cli.output import err, human_bytes, manner
 
 _TOLD = ("jax", "flax", "orbax-checkpoint", "safetensors", "torch", "transformers", "huggingface_hub")
+
+
+class _Formatter(logging.Formatter):
+    """Log records name what is in files, and go to a terminal too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape_controls(super().format(record))
 
 
 @contextmanager
@@ -41,7 +50,9 @@ def _hushed() -> Iterator[None]:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     err().print(f"tritter-jax {__version__}, Python {platform.python_version()}, {_versions()}", markup=False)
     since = time.perf_counter()
     try:

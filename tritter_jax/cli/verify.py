@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
+from tprog.errors import MOST_FINDINGS
+from tprog.printable import cut, printable
 
 from tritter_jax.cli.arguments import Source, own_path, source_path
 from tritter_jax.cli.output import emit, human_bytes
@@ -35,17 +37,20 @@ def verify(
         report = checks.verify(directory, checksums=checksums, finite=finite)
 
     def render(console: Console) -> None:
-        for finding in report.findings:
-            console.print(f"[red]{escape(finding.file)}[/red]: {escape(finding.problem)}")
+        for finding in report.findings[:MOST_FINDINGS]:
+            console.print(Text.assemble((printable(finding.file), "red"), f": {finding.problem}"))
+        for line in cut((), 0, max(0, report.wrong - MOST_FINDINGS)):
+            console.print(line)
         seen = f"{report.files} files, {human_bytes(report.nbytes)}, {report.tensors} tensors, "
         seen += f"{report.checksums} checksums"
-        verdict = "nothing wrong" if report.ok else f"{len(report.findings)} things wrong"
-        console.print(f"{report.path}: {verdict} in {seen}", markup=False)
+        verdict = "nothing wrong" if report.ok else f"{report.wrong:,} things wrong"
+        console.print(f"{printable(report.path)}: {verdict} in {seen}")
 
     result = {
         "path": str(report.path),
         "ok": report.ok,
         "findings": [{"file": finding.file, "problem": finding.problem} for finding in report.findings],
+        "left_out": report.left_out,
         "files": report.files,
         "bytes": report.nbytes,
         "tensors": report.tensors,

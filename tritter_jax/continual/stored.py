@@ -71,6 +71,7 @@ def stored_memory(holder: Holder, *, shardings: Shardings | None = None) -> Memo
         raise FormatError(
             holder.path / TENSOR_PARTS["fisher"], expected=error.expected, got=error.got,
             remedy="Fetch it anew, or measure it anew with `tritter fisher`:", findings=error.findings,
+            more=error.more,
         ) from None  # fmt: skip
     return memory._replace(constant=jnp.asarray(constant, memory.constant.dtype))
 

@@ -11,6 +11,7 @@ import jinja2
 from markupsafe import Markup
 from tprog import UsageError, count_parameters, size_label
 from tprog.disk import told_plainly
+from tprog.printable import LONGEST_MESSAGE, printable
 
 from tritter_jax import __version__
 from tritter_jax.analysis.reason import amount
@@ -72,11 +73,17 @@ def _template() -> jinja2.Template:
         loader=jinja2.PackageLoader(_PACKAGE, package_path="."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters |= {"amount": amount}
     return environment.get_template("page.html.j2")
+
+
+def _shown(value: object) -> object:
+    """What stands in the page for a value: a text of the checkpoint is shown as it is; what we drew is HTML."""
+    return printable(value, LONGEST_MESSAGE) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _layers(facts: Facts) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from markupsafe import Markup, escape
+from tprog.printable import escape_controls, printable
 
 WIDTHS = {"wide": 720, "narrow": 344}
 """Widths that each picture is drawn for: the page shows one of them, so that text keeps its size."""
@@ -17,9 +18,11 @@ def element(name: str, content: str = "", /, **attributes: object) -> Markup:
         Markup('<text x="1.25" text-anchor="end" class="tick">a &lt; b</text>')
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{escape(_short(value))}"' for key, value in attributes.items()
+        f' {key.rstrip("_").replace("_", "-")}="{escape(escape_controls(_short(value)))}"'
+        for key, value in attributes.items()
     )
-    return Markup(f"<{name}{written}>{escape(content)}</{name}>")
+    inside = content if isinstance(content, Markup) else printable(content)
+    return Markup(f"<{name}{written}>{escape(inside)}</{name}>")
 
 
 def picture(parts: Sequence[Markup], width: float, height: float, label: str) -> Markup:
