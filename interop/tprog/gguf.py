@@ -1,7 +1,4 @@
-"""Checkpoints as GGUF files, which llama.cpp and what is built on it run.
-
-Names of tensors come from the gguf package's own map of Hugging Face names; everything else from the parameter table.
-"""
+"""Checkpoints as GGUF files, which llama.cpp and what is built on it run."""
 
 import math
 from collections.abc import Iterator
@@ -15,10 +12,9 @@ from tprog.commit import new_file, refuse_taken
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError, UsageError
+from tprog.gguf_layout import FAMILIES, ROPE_FACTORS, library, permuted, tensor_names
 from tprog.gguf_tokenizer import read_vocabulary
 from tprog.gguf_vocabulary import Vocabulary
-from tprog.hf_names import HFTensor, hf_tensors
-from tprog.params import ParamSpec
 from tprog.paths import model_name
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.sizes import size_label
@@ -26,11 +22,8 @@ from tprog.wavelengths import inverse_wavelengths
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
 """What weights may be stored as."""
-FAMILIES = {"tritter": "llama", "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
-"""Families that GGUF can hold, with its name for them; llama.cpp's llama has no sliding window."""
 _NEAREST = {"float64": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _LARGEST = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
-_ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +78,7 @@ def export_gguf(
     path = Path(destination).expanduser().resolve()
     if path.is_relative_to(checkpoint.path):
         refuse_taken(path, source=checkpoint.path)
-    file = _File(_library(), checkpoint, chosen)
+    file = _File(library(), checkpoint, chosen)
     vocabulary = read_vocabulary(checkpoint.tokenizer_files, config) if tokenizer else None
     with new_file(path, overwrite=overwrite, needed=file.nbytes) as temporary:
         file.write(temporary, vocabulary)
@@ -98,21 +91,6 @@ def export_gguf(
     )
 
 
-def permuted(spec: ParamSpec, array: np.ndarray, config: ModelConfig) -> np.ndarray:
-    """A Hugging Face tensor with its rotated pairs side by side, as llama's GGUF has them; others as they are.
-
-    Hugging Face rotates entry i of a head with entry i + K/2, llama.cpp's llama entry 2i with entry 2i + 1.
-    """
-    heads = next(
-        (axis.name for axis in spec.axes if axis.name in ("heads", "kv_heads") and axis.role == "copy"), None
-    )
-    if FAMILIES[config.family] != "llama" or heads is None:
-        return array
-    count = config.axis_sizes[heads]
-    halves = array.reshape(count, 2, config.head_dim // 2, *array.shape[1:])
-    return halves.swapaxes(1, 2).reshape(array.shape)
-
-
 @dataclass
 class _File:
     gguf: Any
@@ -121,14 +99,8 @@ class _File:
     otherwise: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        config = self.checkpoint.config
-        arch = next(key for key, name in self.gguf.MODEL_ARCH_NAMES.items() if name == FAMILIES[config.family])
-        names = self.gguf.get_tensor_name_map(arch, config.num_layers)
-        self.tensors: list[tuple[str, HFTensor, Any]] = []
-        for tensor in hf_tensors(config):
-            name = names.get_name(tensor.name, try_suffixes=(".weight", ".bias"))
-            assert name is not None, tensor.name
-            self.tensors.append((name, tensor, self._type(name, tensor.shape)))
+        names = tensor_names(self.checkpoint.config)
+        self.tensors = [(name, tensor, self._type(name, tensor.shape)) for name, tensor in names.items()]
 
     def _type(self, name: str, shape: tuple[int, ...]) -> Any:
         kinds = self.gguf.GGMLQuantizationType
@@ -218,7 +190,7 @@ class _File:
         if config.rope_scaling is None or config.rope_scaling.kind != "llama3":
             return []
         plain = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
-        return [(_ROPE_FACTORS, (plain / inverse_wavelengths(config)).astype(np.float32))]
+        return [(ROPE_FACTORS, (plain / inverse_wavelengths(config)).astype(np.float32))]
 
 
 def _refuse_unknown(config: ModelConfig, chosen: str) -> None:
@@ -241,14 +213,3 @@ def _refuse_unknown(config: ModelConfig, chosen: str) -> None:
             "GGUF", expected=f"a model of family {', '.join(FAMILIES)}", got=missing[0],
             remedy="Export it with --to hf instead.",
         )  # fmt: skip
-
-
-def _library() -> Any:
-    try:
-        import gguf
-    except ImportError:
-        raise UsageError(
-            "GGUF", expected="the extra gguf", got="no gguf installed",
-            remedy="Install it with `pip install 'tritter-jax[gguf]'`.",
-        ) from None  # fmt: skip
-    return gguf

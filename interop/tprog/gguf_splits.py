@@ -35,12 +35,14 @@ class Split:
         name: llama.cpp's `tokenizer.ggml.pre`.
         steps: the pre-tokenizers of a tokenizer.json that do the same.
         ignore_merges: whether a word that is a token is taken as it is, without merging its parts.
+        add_bos: whether a text begins with the bos token where a GGUF file does not say so.
         nfc: whether tokenizers with this rule normalise text to NFC; llama.cpp never does.
     """
 
     name: str
     steps: tuple[Step, ...]
     ignore_merges: bool = False
+    add_bos: bool = False
     nfc: bool = False
 
     @property
@@ -52,11 +54,11 @@ class Split:
 SPLITS = (
     Split(name="gpt-2", steps=(_bytes(regex=True),)),
     Split(name="smollm", steps=({"type": "Digits", "individual_digits": True}, _bytes(regex=True))),
-    Split(name="llama-bpe", steps=_at(_LLAMA3), ignore_merges=True),
+    Split(name="llama-bpe", steps=_at(_LLAMA3), ignore_merges=True, add_bos=True),
     Split(name="dbrx", steps=_at(_LLAMA3)),
     Split(name="qwen2", steps=_at(_QWEN2), nfc=True),
     Split(name="qwen35", steps=_at(_QWEN35), nfc=True),
-    Split(name="tekken", steps=_at(_TEKKEN), ignore_merges=True),
+    Split(name="tekken", steps=_at(_TEKKEN), ignore_merges=True, add_bos=True),
     Split(name="gpt-4o", steps=_at(_GPT4O)),
 )
 _ALIASES = {

@@ -23,7 +23,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = {
     "bucket": "import fsspec, gcsfs",
     "docs": "import material, mkdocstrings_handlers.python",
-    "gguf": "from tprog.gguf import _library; _library()",
+    "gguf": "from tprog.gguf_layout import library; library()",
     # tokenizers brings huggingface_hub of some version; the extra one that resumes and tries again.
     "hub": "from tprog.hub_errors import library; library().HfApi(); import tprog.card, tprog.hub, tprog.hub_push",
     "plots": "import matplotlib, tensorboardX",

@@ -28,19 +28,26 @@ class Destination(StrEnum):
 
 def import_(
     source: Annotated[
-        str, typer.Argument(help="A Hugging Face model directory, a run of `tritter train`, or any checkpoint.")
+        str,
+        typer.Argument(
+            help="A Hugging Face model directory, a run of `tritter train`, a GGUF file, or any checkpoint."
+        ),
     ],
     destination: Annotated[Path, typer.Argument(help="The .tprog to write.")],
     step: Annotated[int | None, typer.Option(help="Of a run: which of its checkpoints; the latest without.")] = None,
     shard_size: Annotated[str, typer.Option(help="Largest weights file.")] = _SHARD_SIZE,
+    no_tokenizer: Annotated[
+        bool, typer.Option("--no-tokenizer", help="Leave the tokenizer of a GGUF file out.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a model directory, or what Orbax wrote, as a .tprog; tensors stay bit-equal.
+    """Write a model directory, a GGUF file, or what Orbax wrote, as a .tprog; tensors stay bit-equal.
 
-    Of a run directory everything that training goes on from is kept.
+    Of a run directory everything that training goes on from is kept. Quantised weights of a GGUF file become float32.
 
     Examples:
         tritter import ./Llama-3.2-1B llama-1B-0.tprog
+        tritter import model.gguf model.tprog
         tritter import runs/a a.tprog --step 100
     """
     from tprog.huggingface import import_directory
@@ -52,9 +59,20 @@ def import_(
         raise UsageError(
             "--step", expected="a run directory to choose a checkpoint of", got=directory, remedy="Leave --step out."
         )
+    file = directory.is_file()
+    if no_tokenizer and not file:
+        raise UsageError("--no-tokenizer", expected="a GGUF file to read", got=directory, remedy="Leave it out.")
+    notes: dict[str, Any] = {}
     with stages() as stage:
         stage("copying")
-        if run:
+        if file:
+            from tprog.gguf_import import import_gguf
+
+            done = import_gguf(
+                directory, destination, tokenizer=not no_tokenizer, shard_size=limit, overwrite=overwrite
+            )
+            path, notes = done.path, {"stored_in_gguf_as": list(done.types)}
+        elif run:
             from tritter_jax.train.exchange import import_run
 
             path = import_run(directory, destination, step=step, shard_size=limit, overwrite=overwrite)
@@ -65,7 +83,7 @@ def import_(
         else:
             path = import_directory(directory, destination, shard_size=limit, overwrite=overwrite)
     config = open_checkpoint(path).config
-    _report(path, "tprog", config.dtype, count_parameters(config))
+    _report(path, "tprog", config.dtype, count_parameters(config), **notes)
 
 
 def export(
@@ -144,6 +162,8 @@ def export(
 def _report(path: Path, kind: str, dtype: str, parameters: int, **notes: Any) -> None:
     def render(console: Console) -> None:
         console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}", markup=False)
+        if names := notes.get("stored_in_gguf_as"):
+            console.print(f"stored in GGUF as {', '.join(names)}", markup=False)
         if names := notes.get("stored_as_f16"):
             console.print(f"stored as f16, their rows being no multiple of 32: {', '.join(names)}", markup=False)
         if names := notes.get("tokenizer_differences"):
