@@ -5,20 +5,21 @@ import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tprog.bounds import JSON, Bound, bound_of
 from tprog.errors import FormatError
 from tprog.foreign import HEAD_BYTES, foreign_file
 
-MAX_JSON_BYTES = 16 << 20
-"""Largest JSON file read; an index of a hundred thousand tensors stays below it."""
-MAX_JSON_VALUES = 1 << 20
-"""Most values in one JSON text; each takes many times the memory of its text."""
+_FETCH = "Fetch or write the file again."
+_END = 1 << 12
+_BLANK = b"\xef\xbb\xbf \r\n\t"
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        FormatError: the file is missing, too large, or not an object that `parse_json` takes.
+        FormatError: the file is missing, larger than `tprog.bounds` allows under its name, or not an object that
+            `parse_json` takes.
 
     Example:
         >>> import pathlib, tempfile
@@ -29,18 +30,57 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FormatError(path, expected="a JSON file", got="nothing there", remedy="Check the path.")
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
+    size, bound = path.stat().st_size, bound_of(path.name)
+    if size > bound.nbytes:
         raise FormatError(
             path,
-            expected=f"at most {MAX_JSON_BYTES} bytes",
+            expected=f"at most {bound.nbytes} bytes",
             got=f"{size}",
             remedy="This is not a model's JSON.",
         )
-    return parse_json(path.read_bytes(), path)
+    return parse_json(path.read_bytes(), path, bound)
 
 
-def parse_json(data: bytes, where: object) -> dict[str, Any]:
+def check_large_json(path: Path, most: int) -> None:
+    """Read a JSON object to see that it is one; what is too large to be taken apart is looked at from both ends.
+
+    Args:
+        path: the file.
+        most: largest length in bytes.
+
+    Raises:
+        FormatError: it is larger than that, or no JSON object.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "tokenizer.json")
+        >>> _ = path.write_text("{" + " " * (20 << 20) + "}")
+        >>> check_large_json(path, 256 << 20)
+    """
+    bound = bound_of(path.name)
+    size = path.stat().st_size
+    if size > most:
+        raise FormatError(path, expected=f"at most {most} bytes", got=f"{size}", remedy="This is not a model's JSON.")
+    with path.open("rb") as file:
+        if size <= bound.nbytes and values_in(data := file.read()) <= bound.values:
+            parse_json(data, path, bound)
+            return
+        file.seek(0)
+        head = file.read(_END)
+        file.seek(max(0, size - _END))
+        tail = file.read(_END)
+    kind = foreign_file(head[:HEAD_BYTES])
+    if kind is not None or not head.lstrip(_BLANK).startswith(b"{") or not tail.rstrip().endswith(b"}"):
+        got = kind.got if kind else f"{head[:20]!r} … {tail[-20:]!r}"
+        raise FormatError(path, expected="a JSON object", got=got, remedy=kind.remedy if kind else _FETCH)
+
+
+def values_in(data: bytes) -> int:
+    """A bound on the number of values in JSON text, counted without parsing it."""
+    return sum(map(data.count, (b",", b"[", b"{")))
+
+
+def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any]:
     """Parse bytes as a JSON object; `where` names their origin in errors. A byte order mark is passed over.
 
     Raises:
@@ -53,7 +93,7 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
     """
 
     def refuse(reason: str) -> NoReturn:
-        raise FormatError(where, expected="a JSON object", got=reason, remedy="Fetch or write the file anew.")
+        raise FormatError(where, expected="a JSON object", got=reason, remedy=_FETCH)
 
     def constant(name: str) -> NoReturn:
         refuse(f"the value {name}, which JSON does not have")
@@ -73,8 +113,8 @@ def parse_json(data: bytes, where: object) -> dict[str, Any]:
 
     if (kind := foreign_file(data[:HEAD_BYTES])) is not None:
         raise FormatError(where, expected="a JSON object", got=kind.got, remedy=kind.remedy)
-    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_VALUES:
-        refuse(f"more than {MAX_JSON_VALUES} values")
+    if values_in(data) > bound.values:
+        refuse(f"more than {bound.values} values")
     try:
         # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
         value = json.loads(

@@ -15,15 +15,14 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from tprog.bounds import HEADER, Bound
 from tprog.dtypes import BY_CODE, CODES
 from tprog.errors import FormatError
 from tprog.foreign import HEAD_BYTES, foreign_file
 from tprog.jsonio import parse_json
 
-MAX_HEADER_BYTES = 8 << 20
-"""Longest header read: a name and its numbers take about 130 bytes."""
-MAX_TENSORS = 65_536
-"""Most tensors in one file."""
+_NUMBERS = 16
+"""Commas and brackets that the entry of one tensor may have on average."""
 MAX_RANK = 16
 """Most axes of a tensor."""
 ALIGNMENT = 64
@@ -98,13 +97,13 @@ def read_header(descriptor: int, where: object) -> Header:
     size = os.fstat(descriptor).st_size
     prefix = os.pread(descriptor, 8, 0)
     length = int.from_bytes(prefix, "little")
-    implausible = len(prefix) < 8 or length > min(size - 8, MAX_HEADER_BYTES)
+    implausible = len(prefix) < 8 or length > min(size - 8, HEADER.nbytes)
     if implausible and (kind := foreign_file(os.pread(descriptor, HEAD_BYTES, 0))) is not None:
         _refuse(where, "a tensor file", kind.got, kind.remedy)
     if len(prefix) < 8 or length > size - 8:
         _refuse(where, "a length and a header of that length", f"{size} bytes in all", "The file is cut short.")
-    if length > MAX_HEADER_BYTES:
-        _refuse(where, f"a header of at most {MAX_HEADER_BYTES} bytes", f"{length}", "This is not a tensor file.")
+    if length > HEADER.nbytes:
+        _refuse(where, f"a header of at most {HEADER.nbytes} bytes", f"{length}", "This is not a tensor file.")
     return parse_header(os.pread(descriptor, length, 8), size, where)
 
 
@@ -127,9 +126,9 @@ def parse_header(data: bytes, file_size: int, where: object) -> Header:
     if not data.startswith(b"{"):
         _refuse(where, "a header that begins with {", repr(data[:8]), "This is not a tensor file.")
     # Counted before parsing, because a parsed value takes many times the memory of its text.
-    if data.count(b"{") > MAX_TENSORS + 2 or data.count(b",") + data.count(b"[") > 16 * MAX_TENSORS:
-        _refuse(where, f"at most {MAX_TENSORS} tensors", "more", "Split it into several files.")
-    table = parse_json(data, where)
+    if data.count(b"{") > HEADER.values + 2 or data.count(b",") + data.count(b"[") > _NUMBERS * HEADER.values:
+        _refuse(where, f"at most {HEADER.values} tensors", "more", "Split it into several files.")
+    table = parse_json(data, where, Bound(nbytes=HEADER.nbytes, values=(_NUMBERS + 1) * HEADER.values))
     metadata = _check_metadata(table.pop(_METADATA, {}), where)
     start = 8 + len(data)
     ranges = [(*_check_entry(name, entry, where), name) for name, entry in table.items()]
@@ -165,8 +164,8 @@ def build_header(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -
         position = end
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-(8 + len(text)) % ALIGNMENT)
-    if len(text) > MAX_HEADER_BYTES or len(order) > MAX_TENSORS:
-        _refuse("tensors", f"at most {MAX_TENSORS} in one file", f"{len(order)}", "Choose a smaller shard size.")
+    if len(text) > HEADER.nbytes or len(order) > HEADER.values:
+        _refuse("tensors", f"at most {HEADER.values} in one file", f"{len(order)}", "Choose a smaller shard size.")
     return len(text).to_bytes(8, "little") + text, order
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from tprog.bounds import MAX_TOKENIZER_BYTES
 from tprog.errors import FormatError
 from tprog.foreign import HEAD_BYTES, foreign_file
 from tprog.jsonio import parse_json
@@ -51,7 +52,12 @@ def tokenizer_files(directory: Path) -> dict[str, Path]:
 
 
 def _fetched(path: Path) -> Path:
-    """The file itself, of which a clone may have no more than a pointer."""
+    """The file, which may be too large, or in a clone no more than a pointer."""
+    size = path.stat().st_size
+    if size > MAX_TOKENIZER_BYTES:
+        raise FormatError(
+            path, expected=f"at most {MAX_TOKENIZER_BYTES} bytes", got=f"{size}", remedy="This is no tokenizer."
+        )
     with path.open("rb") as file:
         kind = foreign_file(file.read(HEAD_BYTES))
     if kind is not None:

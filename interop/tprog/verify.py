@@ -2,20 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from tprog.bounds import MAX_TOKENIZER_BYTES
 from tprog.dtypes import same_bits
 from tprog.errors import MOST_FINDINGS, FormatError, TritterError
 from tprog.hashing import hash_file
-from tprog.jsonio import read_json, write_json
-from tprog.layout import INDEX, PROGRESSIVE, RNG_STATE, TENSOR_PARTS
+from tprog.hub_files import part_of
+from tprog.jsonio import check_large_json, read_json, write_json
+from tprog.layout import INDEX, PROGRESSIVE, RNG_STATE, TENSOR_PARTS, TOKENIZER
 from tprog.paths import safe_file
 from tprog.printable import LONGEST_MESSAGE, cut, printable
-from tprog.reader import open_checkpoint
+from tprog.reader import Checkpoint, open_checkpoint
 from tprog.schema import FileRecord, Manifest, read_progressive, write_progressive
 from tprog.tensorfile import TensorFile
 
@@ -52,7 +55,7 @@ class Report:
         path: the directory.
         findings: what is wrong, file by file; empty where nothing is.
         left_out: how many findings there are beside those, of a directory where next to nothing is right.
-        files: number of files read.
+        files: number of files read; others than a checkpoint's are passed over.
         nbytes: their length.
         tensors: number of tensors looked at.
         checksums: number of files whose checksum is on record, and was compared.
@@ -106,8 +109,10 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
     directory = Path(path).expanduser().resolve()
     if not directory.is_dir():
         raise FormatError(path, expected="a model directory", got="none", remedy="Check the path.")
-    files = sorted(_files(directory))
-    findings = dict.fromkeys(_structure(directory))
+    found, opened = _structure(directory)
+    findings = dict.fromkeys(found)
+    everything = sorted(_files(directory))
+    files = [name for name in everything if _belongs(name, opened)]
     tensors = 0
     for name in files:
         if name.endswith(".safetensors"):
@@ -115,10 +120,10 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
             tensors += count
             findings |= dict.fromkeys(found)
         elif name.endswith(".json"):
-            findings |= dict.fromkeys(_caught(name, lambda name=name: read_json(safe_file(directory, name))))
+            findings |= dict.fromkeys(_caught(name, lambda name=name: _json_file(directory, name)))
     manifest = _manifest(directory)
     if manifest is not None:
-        findings |= dict.fromkeys(_recorded(directory, manifest, files, checksums))
+        findings |= dict.fromkeys(_recorded(directory, manifest, everything, checksums))
     return Report(
         path=directory,
         findings=tuple(sorted(findings, key=lambda finding: finding.file)[:_MOST_FINDINGS]),
@@ -180,18 +185,39 @@ def _files(directory: Path) -> Iterator[str]:
             yield Path(root, name).relative_to(directory).as_posix()
 
 
-def _structure(directory: Path) -> list[Finding]:
+def _belongs(name: str, opened: Collection[str]) -> bool:
+    """Whether a file is the checkpoint's: neither other tensor files at the top are, nor what is in other folders."""
+    if opened and name.endswith(".safetensors") and "/" not in name:
+        return name in opened
+    return name in opened or part_of(name) is not None
+
+
+def _json_file(directory: Path, name: str) -> None:
+    path = safe_file(directory, name)
+    if part_of(name) == TOKENIZER:
+        check_large_json(path, MAX_TOKENIZER_BYTES)
+    else:
+        read_json(path)
+
+
+def _structure(directory: Path) -> tuple[list[Finding], Collection[str]]:
+    """What is wrong with the whole, and the names of its tensor files; none where they are not known."""
     try:
         checkpoint = open_checkpoint(directory)
     except TritterError as error:
-        return _findings(directory, error)
-    findings = []
+        return _findings(directory, error), ()
+    findings, opened = [], set(checkpoint.weights.files)
     for part in TENSOR_PARTS:
         if part in checkpoint.parts:
-            findings += _caught(TENSOR_PARTS[part], lambda part=part: checkpoint.part(part), directory)
+            add = partial(_add_part, opened, checkpoint, part)
+            findings += _caught(TENSOR_PARTS[part], add, directory)
     if "rng_pickle" in checkpoint.parts and "rng_state" not in checkpoint.parts:
         findings.append(Finding(RNG_STATE, "has no copy in rng_state.safetensors, which is what JAX reads"))
-    return findings
+    return findings, opened
+
+
+def _add_part(opened: set[str], checkpoint: Checkpoint, part: str) -> None:
+    opened |= checkpoint.part(part).files.keys()
 
 
 def _findings(directory: Path, error: TritterError) -> list[Finding]:
