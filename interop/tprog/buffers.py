@@ -51,7 +51,8 @@ def copy_into(target: np.ndarray, source: np.ndarray, read: Read | None = None) 
         [[1, 2], [4, 5]]
     """
     if source.dtype != target.dtype:
-        target[...] = source
+        with np.errstate(over="ignore"):  # whoever chose the dtype looks at what came of it
+            target[...] = source
         return
     source, target = same_bits(source), same_bits(target)
     if read is not None and source.flags.c_contiguous:

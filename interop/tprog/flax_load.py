@@ -11,6 +11,7 @@ from tprog.buffers import aligned_empty, copy_into, run_all
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
 from tprog.errors import FormatError, ParameterError, UsageError
+from tprog.finite import WIDER, can_overflow, is_finite, largest, not_finite
 from tprog.hf_names import HFTensor, hf_tensors
 from tprog.params import ParamSpec, param_specs
 from tprog.source import TensorSource
@@ -35,6 +36,7 @@ def load_tree(
     """Hugging Face tensors as a nested dict of arrays, layers stacked on axis 0; see `tprog.flax.load`.
 
     Raises:
+        FormatError: `dtype` cannot hold some number.
         ParameterError: there is no sharding for some parameter.
         UsageError: the tensors are float64 and JAX is not set to compute in it.
     """
@@ -58,6 +60,7 @@ def load_parameter(
     """One parameter, layers stacked on axis 0; where it is spread, this process reads what its own devices hold.
 
     Raises:
+        FormatError: `dtype` cannot hold some number.
         UsageError: its tensors are float64 and JAX is not set to compute in it.
     """
     own = [tensor for tensor in hf_tensors(config) if tensor.spec.name == spec.name]
@@ -89,9 +92,12 @@ def _read(
     """A slice of one parameter, in memory of its own."""
     bounds = [part.indices(size) for part, size in zip(index, spec.shape, strict=True)]
     result = aligned_empty(tuple(len(range(*bound)) for bound in bounds), dtype)
-    places = zip(result, tensors[index[0]], strict=True) if spec.stacked else [(result, tensors[0])]
+    places = list(zip(result, tensors[index[0]], strict=True)) if spec.stacked else [(result, tensors[0])]
     within = index[1:] if spec.stacked else index
     run_all(task for place, tensor in places for task in _copies(place, source, tensor, within))
+    for place, tensor in places:
+        if can_overflow(source.specs[tensor.name].dtype, dtype) and not is_finite(place):
+            raise not_finite(tensor.name, dtype.name, largest(dtype), source.tensor(tensor.name), WIDER)
     return result
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from tprog.commit import new_file, refuse_taken
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
-from tprog.errors import FormatError, UsageError
+from tprog.errors import UsageError
+from tprog.finite import is_finite, largest, not_finite
 from tprog.gguf_layout import FAMILIES, ROPE_FACTORS, library, permuted, tensor_names
 from tprog.gguf_tokenizer import read_vocabulary
 from tprog.gguf_vocabulary import Vocabulary
@@ -23,7 +24,7 @@ from tprog.wavelengths import inverse_wavelengths
 TYPES = ("f32", "f16", "bf16", "q8_0")
 """What weights may be stored as."""
 _NEAREST = {"float64": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-_LARGEST = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
+_LARGEST = {"F16": 65504.0, "Q8_0": 65504.0 * 127, "BF16": largest(numpy_dtype("bfloat16"))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +150,9 @@ class _File:
     def _arrays(self) -> Iterator[np.ndarray]:
         for _, tensor, kind in self.tensors:
             array = permuted(tensor.spec, self.checkpoint.tensor(tensor.name), self.checkpoint.config)
-            largest = _LARGEST.get(kind.name, float(np.finfo(np.float32).max))
-            if (kind.name in _LARGEST or array.dtype == np.float64) and not np.abs(array).max() <= largest:
-                raise FormatError(
-                    tensor.name, expected=f"numbers that {kind.name.lower()} holds",
-                    got=f"{float(np.abs(array).max()):.3g}", remedy="Export it as f32 or bf16.",
-                )  # fmt: skip
+            bound = _LARGEST.get(kind.name, largest(np.dtype(np.float32)))
+            if not is_finite(array) or (bound < largest(array.dtype) and float(np.abs(array).max()) > bound):
+                raise not_finite(tensor.name, kind.name.lower(), bound, array, "Export it as f32 or bf16.")
             if kind.name == "BF16" and array.dtype == numpy_dtype("bfloat16"):
                 yield np.ascontiguousarray(array).view(np.uint8)
             else:

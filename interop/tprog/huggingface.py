@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tprog.commit import new_directory, new_file, refuse_taken
 from tprog.config_json import config_to_json
+from tprog.finite import WIDER, checked, require_finite
 from tprog.jsonio import write_json
 from tprog.layout import CONFIG, GENERATION_CONFIG, INDEX, SHARD_SIZE
 from tprog.paths import safe_file
@@ -69,7 +70,7 @@ def export_directory(
     """Write a checkpoint as a plain Hugging Face directory: model.safetensors, config.json, tokenizer at the top.
 
     Raises:
-        FormatError: the source is not a checkpoint.
+        FormatError: the source is not a checkpoint, or not finite.
         UsageError: the destination is taken, or cannot be written.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
@@ -77,7 +78,8 @@ def export_directory(
     with new_directory(
         destination, overwrite=overwrite, needed=_size(checkpoint), is_ours=is_checkpoint
     ) as temporary:
-        write_shards(temporary, "model", checkpoint, shard_size=shard_size, metadata={})
+        weights = checked(checkpoint, remedy=WIDER, origin=checkpoint.tensor)
+        write_shards(temporary, "model", weights, shard_size=shard_size, metadata={})
         if len(plan_shards(checkpoint.specs, shard_size)) > 1:
             write_json(temporary / INDEX, index_of(checkpoint, shard_size, "model"))
         _write_companions(checkpoint, temporary)
@@ -94,7 +96,7 @@ def export_torch(source: str | Path | Checkpoint, destination: str | Path, *, ov
         overwrite: whether an existing file, or checkpoint, may be replaced.
 
     Raises:
-        FormatError: the source is not a checkpoint.
+        FormatError: the source is not a checkpoint, or not finite.
         UsageError: the destination is taken, or cannot be written, or PyTorch is not installed.
     """
     from tprog.torch import load, torch
@@ -103,6 +105,7 @@ def export_torch(source: str | Path | Checkpoint, destination: str | Path, *, ov
     path = Path(destination).expanduser().resolve()
     if path.is_relative_to(checkpoint.path):
         refuse_taken(path, source=checkpoint.path)
+    require_finite(checkpoint)
     if path.suffix not in (".pt", ".pth", ".bin"):
         with new_directory(path, overwrite=overwrite, needed=_size(checkpoint), is_ours=is_checkpoint) as temporary:
             torch.save(load(checkpoint), temporary / "pytorch_model.bin")

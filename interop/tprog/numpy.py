@@ -7,6 +7,7 @@ import numpy as np
 
 from tprog.config import ModelConfig
 from tprog.dtypes import numpy_dtype
+from tprog.finite import WIDER, cast
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import Tensors
 from tprog.writer import write_checkpoint
@@ -20,7 +21,7 @@ def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) 
         dtype: convert to it; where left out, arrays are read-only views of the mapped files and cost no memory.
 
     Raises:
-        FormatError: see `tprog.reader.open_checkpoint`; or `dtype` is unknown.
+        FormatError: see `tprog.reader.open_checkpoint`; or `dtype` is unknown, or cannot hold some number.
 
     Example:
         >>> import tempfile
@@ -36,7 +37,7 @@ def load(path: str | Path | Checkpoint, *, dtype: str | np.dtype | None = None) 
     if dtype is None:
         return tensors
     target = numpy_dtype(dtype)
-    return {name: array.astype(target, copy=False) for name, array in tensors.items()}
+    return {name: cast(name, array, target, remedy=WIDER) for name, array in tensors.items()}
 
 
 def save(path: str | Path, tensors: Tensors, config: ModelConfig, **options: Any) -> Path:

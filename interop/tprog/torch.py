@@ -11,12 +11,14 @@ from tprog.config import ModelConfig
 from tprog.config_json import config_from_json
 from tprog.dtypes import CODES, numpy_dtype
 from tprog.errors import ParameterError, UsageError
+from tprog.finite import WIDER, can_overflow, largest, not_finite
 from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, tied_names
 from tprog.parts import Parts
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors
 from tprog.tensorfile import TensorFile
 from tprog.tensorheader import TensorSpec
+from tprog.weights import TensorSet
 from tprog.writer import write_checkpoint
 
 try:
@@ -64,7 +66,7 @@ def load(
         dtype: convert to it; each tensor keeps its own where left out.
 
     Raises:
-        FormatError: see `tprog.reader.open_checkpoint`.
+        FormatError: see `tprog.reader.open_checkpoint`; or `dtype` cannot hold some number.
 
     Example:
         >>> import tempfile
@@ -75,8 +77,7 @@ def load(
         torch.Size([16, 8])
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    target = torch_dtype(dtype)
-    return {name: view(checkpoint.file_of(name), name).to(device=device, dtype=target) for name in checkpoint.names}
+    return _converted(checkpoint, device, dtype)
 
 
 def load_into(model: torch.nn.Module, path: str | Path | Checkpoint, *, strict: bool = True) -> torch.nn.Module:
@@ -94,6 +95,7 @@ def load_into(model: torch.nn.Module, path: str | Path | Checkpoint, *, strict: 
 
     Raises:
         ParameterError: shapes differ, or (strict) names do; every mismatch is listed, and nothing has been copied.
+        FormatError: the model's dtype cannot hold some number; nothing has been copied.
     """
     state = load(path)
     own = {name: tensor for name, tensor in model.state_dict().items() if not COMPUTED_BUFFERS.fullmatch(name)}
@@ -118,10 +120,13 @@ def load_into(model: torch.nn.Module, path: str | Path | Checkpoint, *, strict: 
             remedy="Build the model from the checkpoint's own config.json:",
             findings=findings,
         )
+    shared = [(name, tensor, own[name]) for name, tensor in state.items() if name in own]
+    for name, tensor, place in shared:
+        if _narrows(tensor.dtype, place.dtype):
+            converted(name, tensor, dtype=place.dtype)  # before anything is copied
     with torch.no_grad():
-        for name, tensor in state.items():
-            if name in own:
-                own[name].copy_(tensor)
+        for _, tensor, place in shared:
+            place.copy_(tensor)
     return model
 
 
@@ -205,11 +210,10 @@ def load_part(
 
     Raises:
         UsageError: the checkpoint does not have it.
-        FormatError: it is broken, or does not fit the model.
+        FormatError: it is broken, or does not fit the model; or `dtype` cannot hold some number.
     """
     checkpoint = path if isinstance(path, Checkpoint) else open_checkpoint(path)
-    tensors, target = checkpoint.part(part), torch_dtype(dtype)
-    return {name: view(tensors.file_of(name), name).to(device=device, dtype=target) for name in tensors.names}
+    return _converted(checkpoint.part(part), device, dtype)
 
 
 def named_tensors(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
@@ -220,6 +224,41 @@ def named_tensors(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
     """
     specs = {name: TensorSpec(_numpy_dtype(name, tensor), tuple(tensor.shape)) for name, tensor in tensors.items()}
     return LazyTensors(specs, lambda name: as_numpy(tensors[name]))
+
+
+def converted(
+    name: str,
+    tensor: torch.Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    copy: bool = False,
+) -> torch.Tensor:
+    """A tensor in another dtype or on another device, or as it is where it has those already.
+
+    Raises:
+        FormatError: the dtype cannot hold some number of it.
+    """
+    result = tensor.to(device=device, dtype=dtype, copy=copy)
+    if _narrows(tensor.dtype, result.dtype) and not bool(torch.isfinite(result).all()):
+        held = _NUMPY[result.dtype]
+        raise not_finite(name, held.name, largest(held), as_numpy(tensor), WIDER)
+    return result
+
+
+def _narrows(source: torch.dtype, target: torch.dtype) -> bool:
+    one, other = _NUMPY.get(source), _NUMPY.get(target)
+    return one is not None and other is not None and one != other and can_overflow(one, other)
+
+
+def _converted(
+    tensors: Checkpoint | TensorSet, device: str | torch.device, dtype: str | torch.dtype | None
+) -> dict[str, torch.Tensor]:
+    target = torch_dtype(dtype)
+    return {
+        name: converted(name, view(tensors.file_of(name), name), dtype=target, device=device)
+        for name in tensors.names
+    }
 
 
 def view(file: TensorFile, name: str) -> torch.Tensor:

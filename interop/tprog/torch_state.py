@@ -18,7 +18,7 @@ from tprog.paths import safe_file
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.source import LazyTensors
 from tprog.tensorheader import TensorSpec
-from tprog.torch import load_part, named_tensors
+from tprog.torch import converted, load_part, named_tensors
 
 _MAX_PICKLE = 64 << 20
 _SAFE_TORCH = (2, 10)
@@ -74,6 +74,7 @@ def load_optimizer(
 
     Raises:
         ParameterError: names or shapes do not fit; every one is listed, and nothing has been changed.
+        FormatError: the parameters' dtype cannot hold some moment; nothing has been changed.
         UsageError: the checkpoint has no optimizer state.
     """
     stored = load_part(path, "optimizer")
@@ -107,7 +108,7 @@ def load_optimizer(
             count = stored.get(f"{STEP}.{name}", step)
             state[place] = {STEP: count.to(torch.float32)} | {
                 # A copy, because the optimizer writes to its moments in place.
-                slot: tensor.to(parameter.dtype, copy=True)
+                slot: converted(f"{slot}.{name}", tensor, dtype=parameter.dtype, copy=True)
                 for slot, tensor in slots[name].items()
             }
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from tprog.bounds import MAX_TOKENIZER_BYTES
-from tprog.dtypes import same_bits
 from tprog.errors import MOST_FINDINGS, FormatError, TritterError
+from tprog.finite import is_finite
 from tprog.hashing import hash_file
 from tprog.hub_files import part_of
 from tprog.jsonio import check_large_json, read_json, write_json
@@ -23,17 +21,7 @@ from tprog.schema import FileRecord, Manifest, read_progressive, write_progressi
 from tprog.tensorfile import TensorFile
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
-_CHUNK = 1 << 23
 _MOST_FINDINGS = 1_000
-# Of each float dtype the bits that are all ones where a value is infinite or no number.
-_SPECIAL = {
-    "float64": 0x7FF0_0000_0000_0000,
-    "float32": 0x7F80_0000,
-    "bfloat16": 0x7F80,
-    "float16": 0x7C00,
-    "float8_e5m2": 0x7C,
-    "float8_e4m3fn": 0x7F,
-}
 
 
 @dataclass(frozen=True)
@@ -93,6 +81,7 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
 
     Example:
         >>> import tempfile
+        >>> import numpy as np
         >>> from tprog.config import ModelConfig
         >>> from tprog.numpy import save
         >>> from tprog.hf_names import hf_tensors
@@ -161,22 +150,6 @@ def repair_index(path: str | Path) -> Path:
     temporary.replace(directory / INDEX)
     _record(directory, INDEX)
     return directory / INDEX
-
-
-def is_finite(array: np.ndarray) -> bool:
-    """Whether no value is infinite or not a number; integers always are. Works in bounded memory.
-
-    Example:
-        >>> is_finite(np.array([1.0, np.inf])), is_finite(np.array([1, 2]))
-        (False, True)
-    """
-    mask = _SPECIAL.get(array.dtype.name)
-    if mask is None:
-        return True
-    flat = same_bits(array.reshape(-1))
-    special = flat.dtype.type(mask)
-    chunks = (flat[start : start + _CHUNK] for start in range(0, flat.size, _CHUNK))
-    return not any(bool(((chunk & special) == special).any()) for chunk in chunks)
 
 
 def _files(directory: Path) -> Iterator[str]:

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 from tprog import ParameterError, ParamSpec
+from tprog.finite import WIDER, cast
 from tprog.hf_names import HFTensor, hf_tensors
 from tprog.parts import STEP, Parts
 from tprog.reader import Checkpoint
@@ -28,6 +29,9 @@ from tritter_jax.growth.stream import origins, stream
 
 Choice = Callable[[ParamSpec, HFTensor], np.ndarray]
 """For a row of the source's table and a grown tensor a mask of one layer, in the layout of the table."""
+
+NO_MOMENTS = "--optimizer reset leaves the moments out."
+_OTHER_FISHER = "Choose the other --fisher rule, or measure it again with `tritter fisher` on the grown model."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +66,7 @@ def grown_parts(
     Raises:
         GrowthError: there is no such row, or what the optimizer's state holds is not known.
         ParameterError: the optimizer's state does not fit the model.
-        FormatError: a part is broken.
+        FormatError: a part is broken; or a grown tensor of it, when it is asked for, is not finite.
     """
     factors = choose("optimizer", optimizer, MOMENTS).factors
     rule = choose("fisher", fisher, FISHER)
@@ -72,9 +76,16 @@ def grown_parts(
     if "optimizer" in sets:
         grown["optimizer"] = None if factors is None else _moments(sets["optimizer"], plan, factors)
     if "fisher" in sets:
-        moved = stream(sets["fisher"], plan, lambda spec: fisher_growth(plan, spec, rule), function=grow_fisher_layer)
+        moved = stream(
+            sets["fisher"],
+            plan,
+            lambda spec: fisher_growth(plan, spec, rule),
+            remedy=_OTHER_FISHER,
+            function=grow_fisher_layer,
+        )
+        unknown = partial(_is_unknown, plan)
         grown["fisher"] = (
-            moved if measured is None else _chosen(measured.tensors, moved, plan, partial(_is_unknown, plan))
+            moved if measured is None else _chosen(measured.tensors, moved, plan, unknown, remedy=_OTHER_FISHER)
         )
     if "old_params" in sets or ("fisher" in sets and plan.noise is not None):
         grown["old_params"] = _anchor(sets.get("old_params", checkpoint), checkpoint, plan)
@@ -84,8 +95,10 @@ def grown_parts(
 def _anchor(anchor: TensorSource, weights: TensorSource, plan: Plan) -> LazyTensors:
     """The anchor grown as the weights are before noise; what is fresh in it is what is fresh in them."""
     growth = partial(_quiet_growth, plan)
-    grown, beside = (stream(source, plan, growth) for source in (anchor, weights))
-    return _chosen(beside, grown, plan, lambda old, new: fresh_entries(growth(old), new.spec.layer_shape))
+    grown, beside = (stream(source, plan, growth, remedy=WIDER) for source in (anchor, weights))
+    return _chosen(
+        beside, grown, plan, lambda old, new: fresh_entries(growth(old), new.spec.layer_shape), remedy=WIDER
+    )
 
 
 def _is_unknown(plan: Plan, old: ParamSpec, new: HFTensor) -> np.ndarray:
@@ -101,7 +114,7 @@ def unknown_fisher(plan: Plan) -> int:
     )
 
 
-def _chosen(one: TensorSource, other: LazyTensors, plan: Plan, choice: Choice) -> LazyTensors:
+def _chosen(one: TensorSource, other: LazyTensors, plan: Plan, choice: Choice, *, remedy: str) -> LazyTensors:
     """One source's values where the choice falls on them, the other's elsewhere, with its dtypes."""
     rows = {new.name: (old, new) for new, old, _ in origins(plan)}
 
@@ -109,8 +122,8 @@ def _chosen(one: TensorSource, other: LazyTensors, plan: Plan, choice: Choice) -
         old, new = rows[name]
         chosen = choice(old, new)
         if chosen.any():
-            dtype = other.specs[name].dtype
-            yield np.where(new.spec.to_hf(chosen), np.asarray(one.tensor(name)).astype(dtype), other.tensor(name))
+            own = cast(name, np.asarray(one.tensor(name)), other.specs[name].dtype, remedy=remedy)
+            yield np.where(new.spec.to_hf(chosen), own, other.tensor(name))
         else:
             yield from other.pieces(name)
 
@@ -137,7 +150,7 @@ def _moments(stored: TensorSource, plan: Plan, factors: Factors) -> LazyTensors:
     makers: dict[str, Callable[[str], Iterator[np.ndarray]]] = {}
     for slot in slots:
         growth = partial(moment_growth, plan, kind=slot_kinds()[slot], factors=factors)
-        grown = stream(stored, plan, growth, prefix=f"{slot}.")
+        grown = stream(stored, plan, growth, remedy=NO_MOMENTS, prefix=f"{slot}.")
         specs |= grown.specs
         makers |= dict.fromkeys(grown.specs, grown.pieces)
     renamed = {name: name for name in others}

@@ -68,7 +68,7 @@ def require_finite(logits: Float[np.ndarray, "b s v"], where: object) -> None:
             where,
             expected="finite logits of the source",
             got="NaN or infinity",
-            remedy="`tritter verify` names the values that are not finite; --no-verify expands all the same.",
+            remedy="`tritter verify` names weights that are not finite; if there are none, pass --no-verify.",
         )
 
 

@@ -91,7 +91,8 @@ def expand(
         GrowthError: the growth cannot be planned, the plan is for another model, or the optimizer's state cannot be
             moved.
         VerificationError: the plan said exact, and the result is not.
-        FormatError: the source is not a model, or changed while it was read.
+        FormatError: the source is not a model, or changed while it was read; or the result would hold numbers that
+            are not finite, since its dtype is too narrow or the source holds such numbers.
         UsageError: the destination is taken, cannot be written, its disk is too small, or what a killed run left is
             of another plan or source.
     """

@@ -3,7 +3,10 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from tprog import GrowthError, ParamSpec
+from tprog.finite import WIDER, largest, not_finite
 from tprog.flax_load import load_parameter, spread_over
 from tprog.flax_state import restore_optimizer
 from tprog.params import Path
@@ -13,6 +16,7 @@ from tprog.tree import nest
 
 from tritter_jax.dtypes import require_precision
 from tritter_jax.growth.apply import Tree, grow_leaf
+from tritter_jax.growth.carry import NO_MOMENTS
 from tritter_jax.growth.compare import check_source
 from tritter_jax.growth.leaf import leaf_growth
 from tritter_jax.growth.moments import MOMENTS, moment_growth, slot_kinds, unknown_slots
@@ -35,6 +39,7 @@ def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, 
 
     Raises:
         GrowthError: the plan is for another model, or the mesh does not divide the grown one; nothing has been read.
+        FormatError: a grown parameter is not finite: its dtype is too narrow, or the source is not finite.
         ParameterError: there is no sharding for some parameter.
         UsageError: the plan is for float64, and JAX is not set to compute in it.
     """
@@ -45,6 +50,7 @@ def grow_onto(checkpoint: Checkpoint, plan: Plan, shardings: Tree) -> dict[str, 
     for old, _ in plan.target_specs():
         x = load_parameter(checkpoint, checkpoint.config, old, sharding=spread[old.path].old_sharding)
         grown[old.path] = grow_leaf(x, leaf_growth(plan, old, "weight"), spread[old.path], donate=True)
+        _require_finite(grown[old.path], old.name, WIDER)
     return nest(grown)
 
 
@@ -70,6 +76,7 @@ def grow_optimizer_onto(
     Raises:
         GrowthError: the plan is for another model, the mesh does not divide the grown one, or what a field of the
             state holds is not known.
+        FormatError: a grown moment is not finite.
         ParameterError: moments are missing, or there is no sharding for some parameter.
         UsageError: the checkpoint has no optimizer state.
     """
@@ -88,9 +95,16 @@ def grow_optimizer_onto(
             raise unknown_slots([slot])
         x = load_parameter(stored, plan.source, old, sharding=spread[old.path].old_sharding)
         growth = moment_growth(plan, old, kinds[slot], factors)
-        return grow_leaf(x, growth, spread[old.path], donate=True)
+        grown = grow_leaf(x, growth, spread[old.path], donate=True)
+        _require_finite(grown, f"{slot}.{old.name}", NO_MOMENTS)
+        return grown
 
     return restore_optimizer(checkpoint, jax.eval_shape(optimizer.init, abstract_params(plan.target)), read)
+
+
+def _require_finite(x: jax.Array, name: str, remedy: str) -> None:
+    if not bool(jnp.isfinite(x).all()):
+        raise not_finite(name, x.dtype.name, largest(np.dtype(x.dtype)), None, remedy)
 
 
 def _spread(plan: Plan, shardings: Tree) -> dict[Path, Spread]:

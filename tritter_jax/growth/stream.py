@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from tprog import ParamSpec
+from tprog.finite import WIDER, checked
 from tprog.hf_names import HFTensor, hf_tensors
 from tprog.reader import Checkpoint
 from tprog.source import LazyTensors, TensorSource
@@ -32,8 +33,12 @@ def grown_tensors(checkpoint: Checkpoint, plan: Plan) -> LazyTensors:
     Args:
         checkpoint: the source, open.
         plan: from `make_plan`, for the source's configuration.
+
+    Raises:
+        FormatError: a grown tensor, when it is asked for, is not finite: its dtype is too narrow, or the source was
+            not finite.
     """
-    return stream(checkpoint, plan, lambda spec: leaf_growth(plan, spec, "weight"))
+    return stream(checkpoint, plan, lambda spec: leaf_growth(plan, spec, "weight"), remedy=WIDER)
 
 
 def stream(
@@ -41,6 +46,7 @@ def stream(
     plan: Plan,
     growth: Callable[[ParamSpec], LeafGrowth],
     *,
+    remedy: str,
     prefix: str = "",
     function: GrowLayer = grow_layer,
 ) -> LazyTensors:
@@ -50,8 +56,12 @@ def stream(
         source: old tensors, named `prefix` and then as in the source's model.
         plan: from `make_plan`.
         growth: for a row of the source's table what to do with its tensors.
+        remedy: what to do where a grown tensor's dtype cannot hold its numbers.
         prefix: what comes before every name, in the source and in the result.
         function: what grows one layer.
+
+    Raises:
+        FormatError: a grown tensor, when it is asked for, is not finite.
     """
     rows = ((tensor, old, prefix + name) for tensor, old, name in origins(plan))
     grown = {prefix + row[0].name: row for row in rows if row[2] in source.specs}
@@ -72,7 +82,9 @@ def stream(
                 grow = _compiled(function, own, old, tensor.spec)
                 yield np.asarray(grow(jnp.asarray(in_memory(source, origin)), layer=jnp.int32(layer)))
 
-    return LazyTensors(specs, pieces=pieces)
+    return checked(
+        LazyTensors(specs, pieces=pieces), remedy=remedy, origin=lambda name: source.tensor(grown[name][2])
+    )
 
 
 @lru_cache(maxsize=512)

@@ -11,6 +11,7 @@ import tprog.flax
 from jax.sharding import Mesh
 from tprog import UsageError
 from tprog.commit import refuse_taken
+from tprog.finite import checked
 from tprog.flax_host import processes
 from tprog.huggingface import kept_files
 from tprog.reader import Checkpoint, is_checkpoint
@@ -224,7 +225,9 @@ def _write(
         files=kept_files(checkpoint),
         parts=replace(
             checkpoint.to_parts(),
-            fisher=tprog.flax.to_tensors(fisher, config),
+            fisher=checked(
+                tprog.flax.to_tensors(fisher, config), remedy="Store it in another --dtype: float32 is the default."
+            ),
             old_params=tprog.flax.to_tensors(memory.anchor, config),
         ),
         overwrite=overwrite,

@@ -11,6 +11,7 @@ import tprog.flax
 from tprog import config_to_json, load_config
 from tprog.commit import new_directory, refuse_taken
 from tprog.config_json import as_family
+from tprog.finite import require_finite
 from tprog.jsonio import write_json
 from tprog.layout import CONFIG, ORBAX_MARKER, ORBAX_PARAMS, PROGRESSIVE
 from tprog.reader import Checkpoint
@@ -39,10 +40,12 @@ def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: 
         overwrite: whether an earlier export may be replaced.
 
     Raises:
+        FormatError: the source is not finite.
         UsageError: the destination is taken, or cannot be written.
     """
     size = sum(spec.nbytes for spec in checkpoint.specs.values()) + checkpoint.to_parts().nbytes
     refuse_taken(destination, overwrite=overwrite, is_ours=is_orbax_export, source=checkpoint.path)
+    require_finite(checkpoint)
     with new_directory(destination, overwrite=overwrite, needed=size, is_ours=is_orbax_export) as temporary:
         save_orbax(temporary / ORBAX_PARAMS, tprog.flax.load(checkpoint))
         write_json(temporary / CONFIG, config_to_json(checkpoint.config))
