@@ -11,6 +11,7 @@ from tprog.commit import only_writer
 from tprog.disk import sync, sync_tree
 from tprog.errors import UsageError
 from tprog.layout import PROGRESSIVE
+from tprog.paths import real_path
 from tprog.reader import open_checkpoint
 from tprog.schema import Progressive, read_progressive, write_progressive
 
@@ -42,7 +43,7 @@ def amend(path: str | Path, **fields: Any) -> Progressive:
         >>> open_checkpoint(path).progressive.steps
         7
     """
-    directory = Path(path).expanduser().resolve()
+    directory = real_path(path)
     file = directory / PROGRESSIVE
     require_amendable(directory)
     with only_writer(directory) as temporary:
@@ -63,7 +64,7 @@ def require_amendable(path: str | Path) -> None:
     Raises:
         UsageError: its directory, or the one that it lies in, cannot be written, or somebody else is writing it.
     """
-    directory = Path(path).expanduser().resolve()
+    directory = real_path(path)
     if not os.access(directory, os.W_OK):
         raise UsageError(
             directory, expected="a checkpoint that can be written", got="one that is read-only",

@@ -18,16 +18,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Bound:
-    """The most bytes of a kind of file, and the most values: each takes many times the memory of its text."""
+    """The most bytes of a kind of file, and the most values: each takes many times the memory of its text.
+
+    With `int64`, every whole number in it fits 64 bits, as code that computes with them expects.
+    """
 
     nbytes: int
     values: int
+    int64: bool = False
 
 
 JSON = Bound(nbytes=16 << 20, values=1 << 20)
 """Of JSON that is none of those below."""
 CONFIG = Bound(nbytes=8 << 20, values=1 << 18)
 """Of config.json."""
+METADATA = Bound(nbytes=16 << 20, values=1 << 17, int64=True)
+"""Of progressive.json: a manifest of 16,384 files, or the plans of many growths."""
 INDEX = Bound(nbytes=128 << 20, values=1 << 20)
 """Of the index of a set of tensors."""
 HEADER = Bound(nbytes=16 << 20, values=1 << 17)
@@ -54,4 +60,6 @@ def bound_of(name: str) -> Bound:
     """
     if name == "config.json":
         return CONFIG
+    if name == "progressive.json":
+        return METADATA
     return INDEX if name.endswith(".index.json") else JSON

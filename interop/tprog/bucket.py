@@ -16,7 +16,7 @@ from tprog.disk import file_lengths
 from tprog.errors import FormatError, TritterError, UsageError
 from tprog.hub_files import part_of
 from tprog.layout import PROGRESSIVE
-from tprog.paths import safe_file
+from tprog.paths import real_path, safe_file
 from tprog.reader import is_checkpoint
 from tprog.verify import verify
 
@@ -44,7 +44,7 @@ def upload(source: str | Path, url: str, *, overwrite: bool = False) -> Moved:
         UsageError: it is no `.tprog`, the destination is taken, is a whole bucket or holds something else, or the
             bucket cannot be reached or written.
     """
-    directory = Path(source).expanduser().resolve()
+    directory = real_path(source)
     if not (directory / PROGRESSIVE).is_file():
         raise UsageError(
             directory, expected=f"a .tprog, which has a {PROGRESSIVE}", got="none",
@@ -83,7 +83,7 @@ def download(url: str, destination: str | Path | None = None, *, overwrite: bool
         FormatError: what is there is not whole.
         UsageError: there is no `.tprog`, it cannot be reached, or the destination is taken or cannot be written.
     """
-    path = Path(url.rstrip("/").rpartition("/")[2] if destination is None else destination).expanduser().resolve()
+    path = real_path(url.rstrip("/").rpartition("/")[2] if destination is None else destination)
     refuse_taken(path, overwrite=overwrite, is_ours=is_checkpoint)
     with _told(url):
         files, root = _open(url)

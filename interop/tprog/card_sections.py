@@ -83,8 +83,8 @@ def _lineage(history: Sequence[Expansion]) -> str:
             number,
             f"{markdown(entry.from_size)} → {markdown(entry.to_size)}",
             markdown(entry.method.replace("_", " ")),
-            _guarantee(entry.guarantee),
-            _drift(entry.measured_drift),
+            _guarantee(entry),
+            "not measured" if entry.drift is None else f"{entry.drift:.1e}",
             f"{entry.tokens_after:,}",
         )
         for number, entry in enumerate(history, 1)
@@ -96,26 +96,23 @@ def _lineage(history: Sequence[Expansion]) -> str:
     )
 
 
-def _guarantee(record: Mapping[str, Any] | None) -> str:
-    if not record or "exact" not in record:
+def _guarantee(entry: Expansion) -> str:
+    if entry.exact is None:
         return "not recorded"
-    word = "the same function" if record["exact"] else "not the same function"
-    return f"{word}: {markdown(record['reason'])}" if isinstance(record.get("reason"), str) else word
-
-
-def _drift(record: Mapping[str, Any] | None) -> str:
-    number = (record or {}).get("max_relative")
-    return f"{number:.1e}" if isinstance(number, float | int) else "not measured"
+    word = "the same function" if entry.exact else "not the same function"
+    reason = (entry.guarantee or {}).get("reason")
+    return f"{word}: {markdown(reason)}" if isinstance(reason, str) else word
 
 
 def _new_layers(history: Sequence[Expansion]) -> str:
     lines = []
     for number, entry in enumerate(history, 1):
         plan = entry.plan or {}
-        new, sources = plan.get("new_layers"), plan.get("layer_sources")
-        if not isinstance(new, list) or not isinstance(sources, list) or not new:
+        sources = plan.get("layer_sources")
+        if not isinstance(sources, list) or not entry.new_layers:
             continue
-        pairs = [f"{layer} (from {markdown(sources[layer])})" for layer in new if layer in range(len(sources))]
+        known = [layer for layer in entry.new_layers if layer in range(len(sources))]
+        pairs = [f"{layer} (from {markdown(sources[layer])})" for layer in known]
         lines.append(f"- growth {number}, depth by {markdown(plan.get('depth'))}: {', '.join(cut(pairs, _MOST))}")
     if not lines:
         return ""

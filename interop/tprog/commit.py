@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tprog.disk import refuse_url, require_space, sync, sync_tree, told_plainly, tree_bytes
 from tprog.errors import UsageError
+from tprog.paths import real_path, user_path
 
 try:
     import fcntl
@@ -56,7 +57,7 @@ def new_directory(
         ['a']
     """
     refuse_url(path)
-    path = Path(path).expanduser().resolve()
+    path = real_path(path)
     made = _make_parents(path)
     committed = False
     try:
@@ -89,7 +90,7 @@ def new_file(path: str | Path, *, overwrite: bool = False, needed: int = 0) -> I
     Raises:
         UsageError: as for `new_directory`.
     """
-    path = Path(path).expanduser().resolve()
+    path = real_path(path)
     if os.path.lexists(path) and (not overwrite or not path.is_file()):
         raise UsageError(
             path, expected="a path that does not exist", got="something there already",
@@ -198,8 +199,8 @@ def refuse_taken(
     Raises:
         UsageError: something is there, and it is not to be overwritten or not of the kind that may be.
     """
-    path = Path(path).expanduser()
-    if source is not None and path.resolve().is_relative_to(source.resolve()):
+    path = user_path(path)
+    if source is not None and real_path(path).is_relative_to(real_path(source)):
         raise UsageError(
             path, expected="a destination outside the source", got="the source itself, or a place inside it",
             remedy="Choose another path.",

@@ -3,6 +3,7 @@
 `tests/tprog/test_config_fields.py` holds every field that transformers reads against what is done with it here.
 """
 
+import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -44,6 +45,8 @@ def typed(where: object, field: str, value: Any, kind: Any) -> Any:
         ConfigError: it is of another kind.
     """
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            refuse(where, field, _CALLED[kind], "one that no float holds")
         return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         refuse(where, field, _CALLED[kind], repr(value)[:100])

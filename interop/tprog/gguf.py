@@ -16,7 +16,7 @@ from tprog.finite import is_finite, largest, not_finite
 from tprog.gguf_layout import FAMILIES, ROPE_FACTORS, library, permuted, tensor_names
 from tprog.gguf_tokenizer import read_vocabulary
 from tprog.gguf_vocabulary import Vocabulary
-from tprog.paths import model_name
+from tprog.paths import model_name, real_path
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.sizes import size_label
 from tprog.wavelengths import inverse_wavelengths
@@ -76,7 +76,7 @@ def export_gguf(
     config = checkpoint.config
     chosen = type_ or _NEAREST[config.dtype]
     _refuse_unknown(config, chosen)
-    path = Path(destination).expanduser().resolve()
+    path = real_path(destination)
     if path.is_relative_to(checkpoint.path):
         refuse_taken(path, source=checkpoint.path)
     file = _File(library(), checkpoint, chosen)

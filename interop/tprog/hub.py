@@ -16,6 +16,7 @@ from tprog.errors import FormatError, UsageError
 from tprog.hub_errors import is_offline, library, told
 from tprog.hub_files import Listing, check_parts, part_of, trimmed
 from tprog.layout import CHAT_TEMPLATES, CONFIG, INDEX, PROGRESSIVE, TOKENIZER, TOKENIZER_FILES
+from tprog.paths import real_path
 from tprog.reader import is_checkpoint
 from tprog.schema import read_progressive, write_progressive
 from tprog.tokenizer import tokenizer_files
@@ -191,7 +192,7 @@ def pull(
         listing = Listing.of(hub.HfApi(), source.repository, source.revision)
     name = source.repository.partition("/")[2]
     suffix = ".tprog" if PROGRESSIVE in listing.files and not name.endswith(".tprog") else ""
-    path = Path(name + suffix if destination is None else destination).expanduser().resolve()
+    path = real_path(name + suffix if destination is None else destination)
     with told(source):
         names = _choose(hub, source, listing, wanted)
     needed = sum(listing.files[name].size for name in names)

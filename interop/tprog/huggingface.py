@@ -8,7 +8,7 @@ from tprog.config_json import config_to_json
 from tprog.finite import WIDER, checked, require_finite
 from tprog.jsonio import write_json
 from tprog.layout import CONFIG, GENERATION_CONFIG, INDEX, SHARD_SIZE
-from tprog.paths import safe_file
+from tprog.paths import real_path, safe_file
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Progressive
 from tprog.shards import index_of, plan_shards, write_shards
@@ -83,7 +83,7 @@ def export_directory(
         if len(plan_shards(checkpoint.specs, shard_size)) > 1:
             write_json(temporary / INDEX, index_of(checkpoint, shard_size, "model"))
         _write_companions(checkpoint, temporary)
-    return Path(destination).expanduser().resolve()
+    return real_path(destination)
 
 
 def export_torch(source: str | Path | Checkpoint, destination: str | Path, *, overwrite: bool = False) -> Path:
@@ -102,7 +102,7 @@ def export_torch(source: str | Path | Checkpoint, destination: str | Path, *, ov
     from tprog.torch import load, torch
 
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    path = Path(destination).expanduser().resolve()
+    path = real_path(destination)
     if path.is_relative_to(checkpoint.path):
         refuse_taken(path, source=checkpoint.path)
     require_finite(checkpoint)

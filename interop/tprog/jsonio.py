@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -9,6 +10,12 @@ from tprog.bounds import JSON, Bound, bound_of
 from tprog.errors import FormatError
 from tprog.foreign import HEAD_BYTES, foreign_file
 
+MAX_DEPTH = 100
+"""Most objects and lists within each other: whoever walks through a value recurses that deep."""
+# A \u escape of half a surrogate pair without its other half, which is no character and cannot be written.
+_ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_LONG_NUMBER = re.compile(rb"\d{19}")
 _FETCH = "Fetch or write the file again."
 _END = 1 << 12
 _BLANK = b"\xef\xbb\xbf \r\n\t"
@@ -28,9 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
         >>> read_json(path)
         {'hidden_size': 64}
     """
-    if not path.is_file():
-        raise FormatError(path, expected="a JSON file", got="nothing there", remedy="Check the path.")
-    size, bound = path.stat().st_size, bound_of(path.name)
+    size, bound = _size(path), bound_of(path.name)
     if size > bound.nbytes:
         raise FormatError(
             path,
@@ -57,8 +62,7 @@ def check_large_json(path: Path, most: int) -> None:
         >>> _ = path.write_text("{" + " " * (20 << 20) + "}")
         >>> check_large_json(path, 256 << 20)
     """
-    bound = bound_of(path.name)
-    size = path.stat().st_size
+    bound, size = bound_of(path.name), _size(path)
     if size > most:
         raise FormatError(path, expected=f"at most {most} bytes", got=f"{size}", remedy="This is not a model's JSON.")
     with path.open("rb") as file:
@@ -75,6 +79,12 @@ def check_large_json(path: Path, most: int) -> None:
         raise FormatError(path, expected="a JSON object", got=got, remedy=kind.remedy if kind else _FETCH)
 
 
+def _size(path: Path) -> int:
+    if not path.is_file():
+        raise FormatError(path, expected="a JSON file", got="nothing there", remedy="Check the path.")
+    return path.stat().st_size
+
+
 def values_in(data: bytes) -> int:
     """A bound on the number of values in JSON text, counted without parsing it."""
     return sum(map(data.count, (b",", b"[", b"{")))
@@ -84,8 +94,8 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
     """Parse bytes as a JSON object; `where` names their origin in errors. A byte order mark is passed over.
 
     Raises:
-        FormatError: the bytes are not UTF-8 JSON, not an object, nested too deep, or hold NaN, a number
-            that overflows float64 or a name twice.
+        FormatError: the bytes are not UTF-8 JSON, not an object, more than the bound allows, nested too deep, or hold
+            NaN, a number that overflows float64, half a surrogate pair or a name twice.
 
     Example:
         >>> parse_json(b'{"layers": 2}', "config.json")
@@ -104,6 +114,12 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
             refuse(f"the number {digits[:40]}, which is too large")
         return value
 
+    def whole(digits: str) -> int:
+        value = int(digits)
+        if bound.int64 and not -(2**63) <= value < 2**63:
+            refuse(f"the number {digits}, which does not fit 64 bits")
+        return value
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
@@ -117,8 +133,12 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
         refuse(f"more than {bound.values} values")
     try:
         # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
+        text = data.decode("utf-8-sig")
+        if _SURROGATE.search(data) and any(match[1] for match in _ESCAPE.finditer(text)):
+            refuse("half of a surrogate pair, which is no character")
+        parse_int = whole if _LONG_NUMBER.search(data) else None
         value = json.loads(
-            data.decode("utf-8-sig"), parse_float=finite, parse_constant=constant, object_pairs_hook=unique
+            text, parse_int=parse_int, parse_float=finite, parse_constant=constant, object_pairs_hook=unique
         )
     except UnicodeDecodeError as error:
         refuse(f"bytes that are not UTF-8 at offset {error.start}")
@@ -128,7 +148,19 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
         refuse(f"{error}")
     if not isinstance(value, dict):
         refuse(f"a {type(value).__name__}")
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):
+        refuse("values nested too deep to read")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inside = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inside for item in items if isinstance(item, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def to_bytes(value: dict[str, Any]) -> bytes:

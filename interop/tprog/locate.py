@@ -1,6 +1,5 @@
 """Which directory a source means: a path, a named size for the newest checkpoint of it, or a model of the Hub."""
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tprog.errors import UsageError
 from tprog.layout import newest
+from tprog.paths import user_path as user_path
 from tprog.sizes import SIZES, nearest_size
 
 if TYPE_CHECKING:
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 def is_size(text: str) -> bool:
     """Whether a word is one of the named sizes."""
     return text.lower() in {name.lower() for name in SIZES}
-
-
-def user_path(text: str) -> Path:
-    """A path as a user writes it, with a leading ~ for a home directory."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
 
 
 def hub_source(text: str) -> "HubId | None":

@@ -1,8 +1,24 @@
 """Relative names out of files that nobody vouches for, turned into paths that stay inside their directory."""
 
+import os
 from pathlib import Path, PurePosixPath
 
 from tprog.errors import FormatError
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as a user writes it, with a leading ~ for a home directory."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 - pathlib's raises for an unknown user
+
+
+def real_path(path: str | Path) -> Path:
+    """A path with its ~ and links followed; unlike `Path.resolve`, it stays as it is where a link leads to itself.
+
+    Example:
+        >>> real_path("/models/../models/a")
+        PosixPath('/models/a')
+    """
+    return Path(os.path.realpath(user_path(path)))
 
 
 def safe_file(directory: Path, name: object) -> Path:
@@ -34,7 +50,7 @@ def safe_file(directory: Path, name: object) -> Path:
             remedy="Do not use this directory: something in it reaches outside.",
         )
     path = directory.joinpath(*parts)
-    target = path.resolve()
+    target = real_path(path)
     if not any(target.is_relative_to(root) for root in _roots(directory)):
         raise FormatError(
             path,
@@ -72,6 +88,6 @@ def _cached_model(directory: Path) -> Path | None:
 
 
 def _roots(directory: Path) -> list[Path]:
-    directory = directory.resolve()
+    directory = real_path(directory)
     model = _cached_model(directory)
     return [directory] if model is None else [directory, model / "blobs"]

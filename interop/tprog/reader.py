@@ -29,7 +29,7 @@ from tprog.layout import (
     WEIGHTS,
 )
 from tprog.parts import Parts, present_parts, read_json_part, read_tensors
-from tprog.paths import hub_repository, safe_file
+from tprog.paths import hub_repository, real_path, safe_file
 from tprog.schema import Progressive, read_progressive
 from tprog.source import main_dtype
 from tprog.tensorfile import TensorFile
@@ -145,10 +145,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         Traceback (most recent call last):
         tprog.errors.FormatError: /nowhere: expected a model directory, got nothing there. ...
     """
-    given = Path(path).expanduser()
-    directory = given.resolve()
+    given, directory = Path(path), real_path(path)
     if not directory.is_dir():
-        kind = _kind_of_file(directory) if given.is_file() else None
+        kind = _kind_of_file(directory) if directory.is_file() else None
         got, remedy = (kind.got, kind.remedy) if kind is not None else ("nothing there", "Check the path.")
         raise FormatError(given, expected="a model directory", got=got, remedy=remedy)
     if not (directory / CONFIG).is_file():

@@ -77,6 +77,25 @@ class Expansion(Record):
     fisher: str | None = None
     fisher_measured_on: str | None = None
 
+    @property
+    def exact(self) -> bool | None:
+        """Whether the function was promised to be kept exactly; None where nothing was said."""
+        said = (self.guarantee or {}).get("exact")
+        return said if isinstance(said, bool) else None
+
+    @property
+    def drift(self) -> float | None:
+        """Largest relative difference of the logits; None where it was not measured."""
+        found = (self.measured_drift or {}).get("max_relative")
+        return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    @property
+    def new_layers(self) -> list[int]:
+        """The layers that were new in the grown model; empty where the plan names none."""
+        found = (self.plan or {}).get("new_layers")
+        known = found if isinstance(found, list) else []
+        return [layer for layer in known if isinstance(layer, int) and not isinstance(layer, bool)]
+
 
 class RecommendedExpansion(Record):
     """The growth that is advised next, and why."""
@@ -176,7 +195,7 @@ class Progressive(Record):
         ('3B', 26)
     """
 
-    format_version: Annotated[str, Field(pattern=r"^\d+(\.\d+){0,2}$")] = FORMAT_VERSION
+    format_version: Annotated[str, Field(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9}){0,2}$")] = FORMAT_VERSION
     model_family: str
     current_size: CurrentSize
     base_model: str | None = None
@@ -233,8 +252,8 @@ def parse_progressive(data: Mapping[str, Any], where: object = "progressive.json
         tprog.errors.FormatError: progressive.json: format_version: expected 1.x, got 2.0. ...
     """
     version = data.get("format_version")
-    major = re.match(r"\d+", version) if isinstance(version, str) else None
-    if major and int(major[0]) > int(FORMAT_VERSION.partition(".")[0]):
+    major = re.match(r"0*([1-9]\d*)", version, re.ASCII) if isinstance(version, str) else None
+    if major and (len(major[1]) > 9 or int(major[1]) > int(FORMAT_VERSION.partition(".")[0])):
         raise FormatError(
             f"{where}: format_version",
             expected=f"{FORMAT_VERSION.partition('.')[0]}.x",

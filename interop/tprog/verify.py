@@ -14,7 +14,7 @@ from tprog.hashing import hash_file
 from tprog.hub_files import part_of
 from tprog.jsonio import check_large_json, read_json, write_json
 from tprog.layout import INDEX, PROGRESSIVE, RNG_STATE, TENSOR_PARTS, TOKENIZER
-from tprog.paths import safe_file
+from tprog.paths import real_path, safe_file
 from tprog.printable import LONGEST_MESSAGE, cut, printable
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.schema import FileRecord, Manifest, read_progressive, write_progressive
@@ -95,7 +95,7 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
         >>> [finding.file for finding in verify(saved).findings]
         ['config.json', 'config.json']
     """
-    directory = Path(path).expanduser().resolve()
+    directory = real_path(path)
     if not directory.is_dir():
         raise FormatError(path, expected="a model directory", got="none", remedy="Check the path.")
     found, opened = _structure(directory)
@@ -118,7 +118,7 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
         findings=tuple(sorted(findings, key=lambda finding: finding.file)[:_MOST_FINDINGS]),
         left_out=max(0, len(findings) - _MOST_FINDINGS),
         files=len(files),
-        nbytes=sum((directory / name).stat().st_size for name in files),
+        nbytes=sum(_length(directory / name) for name in files),
         tensors=tensors,
         checksums=len(manifest.files) if manifest is not None and checksums else 0,
     )
@@ -133,7 +133,7 @@ def repair_index(path: str | Path) -> Path:
     Raises:
         FormatError: there are no weights, a shard is missing or broken, or two hold the same tensor.
     """
-    directory = Path(path).expanduser().resolve()
+    directory = real_path(path)
     weight_map: dict[str, str] = {}
     total = 0
     for name in _complete_set(directory):
@@ -156,6 +156,13 @@ def _files(directory: Path) -> Iterator[str]:
     for root, _, names in os.walk(directory):
         for name in names:
             yield Path(root, name).relative_to(directory).as_posix()
+
+
+def _length(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere
+        return 0
 
 
 def _belongs(name: str, opened: Collection[str]) -> bool:

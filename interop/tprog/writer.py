@@ -19,7 +19,7 @@ from tprog.journal import JOURNAL, Journal
 from tprog.jsonio import read_json, write_json
 from tprog.layout import CONFIG, INDEX, JSON_PARTS, PROGRESSIVE, SAVE_ID, SHARD_SIZE, TENSOR_PARTS
 from tprog.parts import Parts
-from tprog.paths import safe_file
+from tprog.paths import real_path, safe_file
 from tprog.reader import is_checkpoint
 from tprog.schema import FileRecord, Manifest, Progressive, write_progressive
 from tprog.shards import index_of, plan_shards, write_shards
@@ -89,7 +89,7 @@ def write_checkpoint(
         >>> sorted(entry.name for entry in path.iterdir())
         ['config.json', 'model.safetensors.index.json', 'progressive.json', 'weights.safetensors']
     """
-    path = Path(path).expanduser().resolve()
+    path = real_path(path)
     source = as_source(tensors, config)
     config = replace(config, dtype=_checked_dtype(source, config, path))
     progressive = (progressive or Progressive.of(config)).describing(config)

@@ -37,10 +37,14 @@ def test_with_a_checkpoint_it_follows_what_is_known_of_it(shown, tritter, config
     known["current_size"]["model_size"] = "test"
     path.write_text(json.dumps(known))
     assert "tritter plan --from a-test-0.tprog --to 125M" in shown()
+    grown = {"from_size": "a", "to_size": "b", "method": "c"}
     for field, first in (
         ({"layer_analysis": {}}, "tritter recommend a-test-0.tprog"),
         ({"recommended_expansion": {"next_size": "125M"}}, "tritter expand --from a-test-0.tprog"),
-        ({"expansion_history": [{"tokens_after": 0}]}, "tritter train --set model.checkpoint=a-test-0.tprog"),
+        (
+            {"expansion_history": [grown]},
+            "tritter train --set model.checkpoint=a-test-0.tprog",
+        ),
     ):
         known |= field
         path.write_text(json.dumps(known))

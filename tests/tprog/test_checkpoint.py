@@ -1,5 +1,6 @@
 """Checkpoint directories: what is written is opened with every bit, and what does not fit is told all at once."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,13 +9,15 @@ import sys
 import numpy as np
 import pytest
 import tprog.numpy
-from tprog.errors import FormatError, ParameterError
+from tprog.config_json import config_from_json, config_to_json
+from tprog.errors import FormatError, ParameterError, TritterError
 from tprog.hf_names import hf_tensors
 from tprog.reader import open_checkpoint
 from tprog.schema import Progressive
 from tprog.shards import plan_shards
 from tprog.tensorfile import TensorFile, write_tensors
 from tprog.tensorheader import TensorSpec
+from tprog.verify import verify
 from tprog.writer import write_checkpoint
 
 from tests.tprog.files import assert_same_bits, entry, random_arrays, raw_file, small_config
@@ -389,3 +392,41 @@ def test_imports_stay_apart(module, absent):
     code = f"import sys, {module}; print([name for name in {absent!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+LINKS = (
+    *("ewc/fisher.safetensors", "training/scheduler.json", "config.json", "progressive.json", "weights.safetensors"),
+    *("model.safetensors.index.json", "tokenizer/tokenizer.json"),
+)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_a_file_that_is_a_link_to_itself_is_refused(saved, name):
+    place = saved / name
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(place.name)
+    with contextlib.suppress(TritterError):
+        open_checkpoint(saved).to_parts()
+    assert not verify(saved).ok
+
+
+def test_a_path_that_is_a_link_to_itself_or_of_an_unknown_user_is_refused(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path in (tmp_path / "loop", tmp_path / "loop" / "inside", "~nobody-of-this-name/model"):
+        with pytest.raises(FormatError, match="nothing there"):
+            open_checkpoint(path)
+
+
+def test_half_a_surrogate_pair_in_a_tensor_files_metadata_is_refused(tmp_path):
+    text = rb'{"__metadata__":{"format":"\ud800"},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path = raw_file(tmp_path / "a.safetensors", text, b"\0" * 4)
+    with pytest.raises(FormatError, match="surrogate"):
+        TensorFile.open(path)
+
+
+def test_a_number_that_no_float_holds_is_refused_in_config_json():
+    data = config_to_json(CONFIG)
+    for field in ("rope_theta", "rms_norm_eps", "initializer_range"):
+        with pytest.raises(TritterError, match=field):
+            config_from_json(data | {field: 10**400})

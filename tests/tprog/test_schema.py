@@ -82,9 +82,15 @@ def test_versions_of_the_same_major_are_read(version):
     assert parse_progressive(FINAL | {"format_version": version}).format_version == version
 
 
-@pytest.mark.parametrize("version", ["2.0.0", "2", "10.0"])
+@pytest.mark.parametrize("version", ["2.0.0", "2", "10.0", "9" * 5000, "0" * 5000 + "2", "1" * 5000 + ".0"])
 def test_a_higher_major_version_is_refused_with_what_to_do(version):
     with pytest.raises(FormatError, match="pip install --upgrade"):
+        parse_progressive(FINAL | {"format_version": version})
+
+
+@pytest.mark.parametrize("version", ["1." + "9" * 5000, "0" * 5000, "1.0.0\n", "1\u0661"])
+def test_a_version_of_another_form_is_refused(version):
+    with pytest.raises(FormatError, match="format_version"):
         parse_progressive(FINAL | {"format_version": version})
 
 

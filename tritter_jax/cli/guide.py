@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from tprog import SIZES, TritterError, count_parameters, named_size
-from tprog.jsonio import read_json
 from tprog.layout import CONFIG, PROGRESSIVE
+from tprog.printable import printable
+from tprog.schema import Progressive, read_progressive
 
 from tritter_jax.cli.arguments import has, is_run_directory
 from tritter_jax.cli.output import emit
@@ -118,7 +119,7 @@ def _of_run(path: Path) -> Guide:
 def _of_checkpoint(path: Path) -> Guide:
     name = _quoted(path)
     try:
-        known = read_json(path / PROGRESSIVE)
+        known = read_progressive(path / PROGRESSIVE)
     except TritterError:
         step = Step(f"tritter verify {name}", "what is wrong with it: its progressive.json cannot be read")
         return Guide(found=f"A checkpoint: {path}.", path=path, steps=(step,))
@@ -130,25 +131,21 @@ def _of_checkpoint(path: Path) -> Guide:
     return Guide(found=f"A checkpoint: {path}.", path=path, steps=tuple(steps))
 
 
-def _advice(name: str, known: dict[str, Any]) -> Step:
-    advised = known.get("recommended_expansion")
-    if isinstance(advised, dict):
-        return Step(f"tritter expand --from {name}", f"grow it to {advised.get('next_size')}, as recommended")
-    if isinstance(known.get("layer_analysis"), dict):
+def _advice(name: str, known: Progressive) -> Step:
+    if (advised := known.recommended_expansion) is not None:
+        return Step(f"tritter expand --from {name}", f"grow it to {printable(advised.next_size)}, as recommended")
+    if known.layer_analysis is not None:
         return Step(f"tritter recommend {name}", "what to grow into next, and why")
     return Step(f"tritter analyze {name} --data builtin:prose", "what each layer is worth, on this or your own text")
 
 
-def _just_grown(known: dict[str, Any]) -> bool:
-    history = known.get("expansion_history")
-    last = history[-1] if isinstance(history, list) and history else None
-    return isinstance(last, dict) and not last.get("tokens_after")
+def _just_grown(known: Progressive) -> bool:
+    return bool(known.expansion_history) and not known.expansion_history[-1].tokens_after
 
 
-def _larger(known: dict[str, Any]) -> str | None:
+def _larger(known: Progressive) -> str | None:
     """The smallest named size above a checkpoint's, where that has one."""
-    size = known.get("current_size")
-    name = size.get("model_size") if isinstance(size, dict) else None
+    name = known.current_size.model_size
     if name not in SIZES:
         return None
     counts = {size: count_parameters(named_size(size)) for size in SIZES}

@@ -9,6 +9,7 @@ from tprog import config_to_json, count_parameters, size_label
 from tprog.errors import MOST_FINDINGS
 from tprog.locate import hub_source, perhaps_a_directory
 from tprog.printable import cut, printable
+from tprog.schema import Expansion
 
 from tritter_jax.cli.arguments import Source, source_path
 from tritter_jax.cli.output import emit, human_bytes, ranges
@@ -79,12 +80,12 @@ def info(
     emit(result, render)
 
 
-def _lineage(entry: Any) -> str:
+def _lineage(entry: Expansion) -> str:
     parts = [f"{entry.from_size} -> {entry.to_size}, {entry.method}"]
-    if entry.plan and entry.plan.get("new_layers"):
-        parts.append(f"new layers {ranges(entry.plan['new_layers'])}")
-    if entry.measured_drift and "max_relative" in entry.measured_drift:
-        parts.append(f"drift {entry.measured_drift['max_relative']:.1e}")
+    if entry.new_layers:
+        parts.append(f"new layers {ranges(entry.new_layers)}")
+    if entry.drift is not None:
+        parts.append(f"drift {entry.drift:.1e}")
     if entry.tokens_after:
         parts.append(f"{entry.tokens_after:,} tokens since")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from jaxtyping import Integer
-from tprog import UsageError
+from tprog import FormatError, UsageError
 from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
 
 TOKENIZER_JSON = "tokenizer.json"
@@ -71,7 +71,13 @@ class Tokenizer:
         """The token ids of several texts, computed in parallel."""
         if self._bytes is not None:
             return [self._bytes[np.frombuffer(text.encode("utf-8"), np.uint8)] for text in texts]
-        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises bare Exception
+            raise FormatError(
+                TOKENIZER_JSON, expected="rules that encode every text", got=error,
+                remedy="Take another tokenizer, or correct its files.",
+            ) from None  # fmt: skip
         return [np.asarray(one.ids, np.uint32) for one in encoded]
 
     def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str:

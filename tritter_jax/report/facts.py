@@ -21,18 +21,6 @@ class Growth:
     entry: Expansion
     plan: Plan | None
 
-    @property
-    def exact(self) -> bool | None:
-        """Whether the function was promised to be kept exactly; None where nothing was said."""
-        said = (self.entry.guarantee or {}).get("exact")
-        return said if isinstance(said, bool) else None
-
-    @property
-    def drift(self) -> float | None:
-        """Largest relative difference of the logits; None where it was not measured."""
-        found = (self.entry.measured_drift or {}).get("max_relative")
-        return float(found) if isinstance(found, int | float) else None
-
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:

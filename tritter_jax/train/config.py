@@ -2,7 +2,6 @@
 
 import difflib
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tprog import UsageError
 from tprog.locate import source_path, tokenizer_path
 
-from tritter_jax.train.toml import override, toml_value
+from tritter_jax.train.toml import override, read_toml, toml_value
 
 
 def _axis(size: int) -> int:
@@ -180,15 +179,7 @@ class RunConfig(_Section):
         Raises:
             UsageError: the file is missing or no TOML, a field is unknown or breaks its rule; all are listed.
         """
-        if not path.is_file():
-            raise UsageError(
-                path, expected="a run configuration (TOML)", got="nothing there", remedy="Check the path."
-            )
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UsageError(path, expected="TOML", got=str(error), remedy="Mend the file.") from None
-        return cls.parse(data, overrides, fields, where=path)
+        return cls.parse(read_toml(path), overrides, fields, where=path)
 
     @classmethod
     def parse(

@@ -10,6 +10,7 @@ import tprog.flax
 from tprog import FormatError, ModelConfig, UsageError, config_to_json
 from tprog.commit import new_directory, refuse_taken
 from tprog.flax_state import load_optimizer, load_rng_key
+from tprog.paths import real_path
 from tprog.reader import Checkpoint
 
 from tritter_jax.model import abstract_params
@@ -48,7 +49,7 @@ def export_run(checkpoint: Checkpoint, destination: str | Path, *, overwrite: bo
         ParameterError: its optimizer state is not that of its settings.
         UsageError: the destination is taken, or cannot be written.
     """
-    path = Path(destination).expanduser().resolve()
+    path = real_path(destination)
     refuse_taken(path, overwrite=overwrite, is_ours=_is_export, source=checkpoint.path)
     settings = _settings(checkpoint, path)
     optimizer = _optimizer(settings, checkpoint.config)
@@ -86,7 +87,7 @@ def import_run(source: str | Path, destination: str | Path, *, step: int | None 
         FormatError: the directory is no run, or its checkpoint is damaged.
         UsageError: it has no such checkpoint, or the destination is taken or cannot be written.
     """
-    directory = Path(source).expanduser().resolve()
+    directory = real_path(source)
     refuse_taken(destination, overwrite=bool(options.get("overwrite")), source=directory / CHECKPOINTS)
     start = open_start(directory)
     settings = RunConfig.load(directory / SETTINGS, fields={"output": {"directory": str(directory)}})

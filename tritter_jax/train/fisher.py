@@ -14,6 +14,7 @@ from tprog.commit import refuse_taken
 from tprog.finite import checked
 from tprog.flax_host import processes
 from tprog.huggingface import kept_files
+from tprog.paths import real_path
 from tprog.reader import Checkpoint, is_checkpoint
 from tprog.writer import write_checkpoint
 
@@ -122,7 +123,7 @@ def measure_fisher(
         KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM; what was measured is kept.
     """
     mesh = make_mesh(MeshShape()) if mesh is None else mesh
-    path = (checkpoint.path if destination is None else Path(destination)).expanduser().resolve()
+    path = real_path(checkpoint.path if destination is None else Path(destination))
     config = checkpoint.config
     length = min(sequence_length, config.max_position_embeddings - 1)
     shardings = param_shardings(config, mesh, rules)

@@ -1,10 +1,10 @@
 """What a run is to hold on to of earlier tasks: whether its model brought it along, and whether it means it."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from tprog import UsageError
 from tprog.layout import PROGRESSIVE
+from tprog.paths import real_path
 
 from tritter_jax.continual.stored import Holder, check_stored
 from tritter_jax.data.builtin import PREFIX
@@ -52,4 +52,4 @@ def warning_of(settings: RunConfig, holder: Holder) -> str | None:
 
 
 def _places(names: Sequence[str]) -> set[str]:
-    return {name if name.startswith(PREFIX) else str(Path(name).expanduser().resolve()) for name in names}
+    return {name if name.startswith(PREFIX) else str(real_path(name)) for name in names}

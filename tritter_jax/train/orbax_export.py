@@ -14,6 +14,7 @@ from tprog.config_json import as_family
 from tprog.finite import require_finite
 from tprog.jsonio import write_json
 from tprog.layout import CONFIG, ORBAX_MARKER, ORBAX_PARAMS, PROGRESSIVE
+from tprog.paths import real_path
 from tprog.reader import Checkpoint
 from tprog.schema import read_progressive, write_progressive
 from tprog.tokenizer import write_tokenizer
@@ -52,7 +53,7 @@ def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: 
         write_progressive(temporary / PROGRESSIVE, checkpoint.progressive.with_fields(manifest=None))
         write_tokenizer(temporary, checkpoint.tokenizer_files)
         copy_companions(checkpoint.path, temporary)
-    return Path(destination).expanduser().resolve()
+    return real_path(destination)
 
 
 def import_orbax(source: str | Path, destination: str | Path, **options: Any) -> Path:
@@ -66,7 +67,7 @@ def import_orbax(source: str | Path, destination: str | Path, **options: Any) ->
     Raises:
         FormatError: the source is no such export, or not of the model its config.json describes.
     """
-    directory = Path(source).expanduser().resolve()
+    directory = real_path(source)
     progressive = read_progressive(directory / PROGRESSIVE)
     config = as_family(load_config(directory / CONFIG), progressive.model_family)
     params = load_orbax(directory / ORBAX_PARAMS, config)

@@ -2,9 +2,32 @@
 
 import json
 import tomllib
+from pathlib import Path
 from typing import Any
 
 from tprog import UsageError
+
+_MOST_BYTES = 1 << 20
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        UsageError: it is missing, too large, or no TOML.
+    """
+    if not path.is_file():
+        raise UsageError(path, expected="a run configuration (TOML)", got="nothing there", remedy="Check the path.")
+    size = path.stat().st_size
+    if size > _MOST_BYTES:
+        raise UsageError(path, expected=f"at most {_MOST_BYTES} bytes", got=size, remedy="Check the path.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # bytes that are no UTF-8 and numbers of thousands of digits among them
+        got = str(error)
+    except RecursionError:
+        got = "values nested too deep to read"
+    raise UsageError(path, expected="TOML", got=got, remedy="Correct the file.")
 
 
 def toml_value(value: object) -> str:
@@ -40,7 +63,7 @@ def override(data: dict[str, Any], text: str) -> dict[str, Any]:
         )
     try:
         parsed = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         parsed = value.strip()
     result = dict(data)
     node = result
