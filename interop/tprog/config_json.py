@@ -10,6 +10,7 @@ from tprog.config_function import TERNARY_MODE, attention, check_refused, refuse
 from tprog.errors import ConfigError
 from tprog.families import BY_MODEL_TYPE, Family
 from tprog.jsonio import read_json
+from tprog.remote_code import CODE_FIELDS
 
 # Our field, its name in config.json. Every one is written; the first five are required when reading.
 _FIELDS: tuple[tuple[str, str], ...] = (
@@ -30,7 +31,7 @@ _REQUIRED = 5
 _CONSUMED = {name for _, name in _FIELDS} | {
     *("model_type", "architectures", "hidden_act", "rope_theta", "rope_scaling", "rope_parameters"),
     *("attention_bias", "mlp_bias", "layer_types", "torch_dtype", "dtype", "quantization_config"),
-    *("transformers_version", "_name_or_path"),
+    *("transformers_version", "_name_or_path", *CODE_FIELDS),
 }
 
 

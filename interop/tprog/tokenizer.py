@@ -17,6 +17,7 @@ from tprog.layout import (
     TOKENIZER_FILES,
 )
 from tprog.paths import safe_file
+from tprog.remote_code import without_code
 
 _SPECIAL = (
     "bos_token",
@@ -65,6 +66,11 @@ def _fetched(path: Path) -> Path:
     return path
 
 
+def _copied(name: str, path: Path) -> bytes:
+    data = path.read_bytes()
+    return without_code(data, path) if name == TOKENIZER_CONFIG else data
+
+
 def write_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
     """Copy a tokenizer's files into the `tokenizer` folder of a checkpoint, special_tokens.json among them.
 
@@ -77,7 +83,7 @@ def write_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
     folder.mkdir()
     for name, path in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(path.read_bytes())
+        (folder / name).write_bytes(_copied(name, path))
     if SPECIAL_TOKENS in files:
         return
     if HF_SPECIAL_TOKENS in files:
@@ -101,6 +107,6 @@ def export_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:
             continue
         (directory / name).parent.mkdir(exist_ok=True)
         try:
-            (directory / name).write_bytes(path.read_bytes())
+            (directory / name).write_bytes(_copied(name, path))
         except FileNotFoundError:
             raise FormatError(path, expected="a file", got="nothing there", remedy="Check the directory.") from None

@@ -10,7 +10,7 @@ from tprog import UsageError, count_parameters
 from tprog.layout import ORBAX_MARKER, ORBAX_PARAMS, SHARD_SIZE
 
 from tritter_jax.cli.arguments import Source, byte_count, is_run_directory, source_path
-from tritter_jax.cli.output import emit
+from tritter_jax.cli.output import emit, tell_code
 from tritter_jax.cli.progress import stages
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing checkpoint.")]
@@ -82,6 +82,7 @@ def import_(
             path = import_orbax(directory, destination, shard_size=limit, overwrite=overwrite)
         else:
             path = import_directory(directory, destination, shard_size=limit, overwrite=overwrite)
+            tell_code(directory, "left out, as code does not come along")
     config = open_checkpoint(path).config
     _report(path, "tprog", config.dtype, count_parameters(config), **notes)
 

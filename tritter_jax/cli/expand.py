@@ -11,7 +11,7 @@ from tprog.layout import SHARD_SIZE
 
 from tritter_jax.cli import completion
 from tritter_jax.cli.arguments import byte_count, layer_list, source_path
-from tritter_jax.cli.output import emit, err, ranges
+from tritter_jax.cli.output import emit, err, ranges, tell_code
 from tritter_jax.cli.plan import (
     Depth,
     DType,
@@ -124,6 +124,7 @@ def expand(
         load_strategies()
         checkpoint = open_checkpoint(newest() if source is None else source_path(source))
         run_hooks(checkpoint, trust=trust_hooks)
+        tell_code(checkpoint.path, "left out, as code does not come along")
         goal: str | ModelConfig
         if target is None:
             goal, advised = recommended(checkpoint)

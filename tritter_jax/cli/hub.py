@@ -10,7 +10,7 @@ from tprog import UsageError
 
 from tritter_jax.cli.arguments import Own, own_path
 from tritter_jax.cli.card import BaseModel, License, Metrics, metrics_of, tell_edited
-from tritter_jax.cli.output import emit, err
+from tritter_jax.cli.output import emit, err, tell_code
 
 if TYPE_CHECKING:
     from tprog.bucket import Moved
@@ -126,6 +126,7 @@ def pull(
         _tell_moved(download(source, destination, overwrite=overwrite))
         return
     done = run(source, destination, parts=_listed(parts), overwrite=overwrite)
+    tell_code(done.path, "code is not fetched, load the model without trust_remote_code")
 
     def render(console: Console) -> None:
         console.print(f"{done.path}: {len(done.files)} files of commit {done.commit[:12]}, checked", markup=False)

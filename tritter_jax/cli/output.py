@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions
@@ -60,6 +61,14 @@ def out() -> Console:
 def err() -> Console:
     """The console of progress and notes; it shows nothing where that is not wanted."""
     return _console(sys.stderr, quiet=manner.get().quiet)
+
+
+def tell_code(directory: Path, what: str) -> None:
+    """Say of each field that names code for transformers to run what became of that code."""
+    from tprog.remote_code import named_code
+
+    for line in named_code(directory):
+        err().print(f"{line}: {what}", style="dim")
 
 
 def errors() -> Console:
