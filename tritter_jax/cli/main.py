@@ -38,6 +38,7 @@ from tritter_jax.cli import (
 )
 from tritter_jax.cli.output import Manner, errors, manner, print_document_of, print_error
 from tritter_jax.cli.registry import Function, Json, Quiet, Verbose, choose_manner, command, new_app
+from tritter_jax.cli.streams import discard, open_streams
 
 COMMANDS: dict[str, dict[str, Function]] = {
     "Grow": {
@@ -132,7 +133,11 @@ def _only_a_processor() -> bool:
 
 def _told(error: TritterError) -> int:
     """Print an error; the exit code that belongs to it."""
-    print_error(error)
+    try:
+        print_error(error)
+        sys.stdout.flush()
+    except OSError:  # standard output is full or gone; what is wrong was told on standard error
+        discard(1)
     if manner.get().verbose:
         errors().print(traceback.format_exc())
     return _UNKEPT if isinstance(error, VerificationError) else 1
@@ -149,6 +154,7 @@ def _told_usage(stop: SystemExit) -> None:
 
 def main() -> None:
     """Run the command line; a user's mistake is one paragraph and a non-zero exit code, never a traceback."""
+    open_streams()
     # The accelerator's own start-up messages are not what the user asked for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if _only_a_processor():
@@ -160,9 +166,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     manner.set(Manner())
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
-        sys.stderr.close()
+        discard(1, 2)
         sys.exit(1)
     except TritterError as error:
         sys.exit(_told(error))

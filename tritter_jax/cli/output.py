@@ -112,12 +112,12 @@ def print_document_of(error: TritterError) -> None:
 
 def print_error(error: TritterError) -> None:
     """An error as one paragraph, its findings below it; for a program also as JSON on standard output."""
-    if manner.get().json:
-        print_document_of(error)
     console = errors()
     console.print(Text.assemble(("error: ", "bold red"), str(error).partition("\n")[0]))
     for line in error.listed(SHOWN):
         console.print(line)
+    if manner.get().json:
+        print_document_of(error)
 
 
 def table(*columns: str, title: str | None = None, numbers: tuple[int, ...] = ()) -> Table:
