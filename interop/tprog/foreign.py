@@ -95,6 +95,23 @@ def foreign_file(head: bytes) -> Foreign | None:
     return next((kind for begin, kind in _BY_HEAD if head.startswith(begin)), None)
 
 
+def kind_of_file(path: Path) -> Foreign:
+    """What a file is that was given where a directory, or a file of another kind, should be.
+
+    Example:
+        >>> kind_of_file(Path("model.safetensors")).got
+        'a tensor file'
+    """
+    try:
+        with path.open("rb") as file:
+            kind = foreign_file(file.read(HEAD_BYTES))
+    except OSError:
+        kind = None
+    if kind is None and path.suffix == ".safetensors":
+        return Foreign("a tensor file", "Give the directory that holds it and its config.json.")
+    return kind or Foreign("another kind of file", "Check the path.")
+
+
 def foreign_names(names: Iterable[str], where: object) -> Foreign | None:
     """What a directory or repository without weights of ours is, by the relative names of its files.
 

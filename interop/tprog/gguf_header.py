@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, NoReturn
 import numpy as np
 
 from tprog.errors import FormatError
+from tprog.foreign import kind_of_file
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -84,7 +85,8 @@ class _Reader:
 
     def header(self) -> GGUFHeader:
         if self.bytes(4) != MAGIC:
-            self.refuse("another kind of file", "Check the path.", expected="a GGUF file")
+            kind = kind_of_file(self.path)
+            self.refuse(kind.got, kind.remedy, expected="a GGUF file")
         version = self.number("<u4")
         if version not in _VERSIONS:
             swapped = version & 0xFFFF == 0

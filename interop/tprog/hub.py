@@ -13,6 +13,7 @@ from typing import Any
 from tprog.commit import new_directory, refuse_taken
 from tprog.disk import file_lengths
 from tprog.errors import FormatError, UsageError
+from tprog.foreign import foreign_names
 from tprog.hub_errors import is_offline, library, told
 from tprog.hub_files import Listing, check_parts, part_of, trimmed
 from tprog.layout import CHAT_TEMPLATES, CONFIG, INDEX, PROGRESSIVE, TOKENIZER, TOKENIZER_FILES
@@ -85,7 +86,7 @@ def fetch(source: str | HubId, *, parts: Iterable[str] | None = None) -> Path:
     source, wanted = HubId.of(source), check_parts(parts)
     hub = library()
     with told(source):
-        snapshot = Path(hub.hf_hub_download(source.repository, CONFIG, revision=source.revision)).parent
+        snapshot = _with_config(hub, source)
         try:
             listing = Listing.of(hub.HfApi(), source.repository, snapshot.name)
         except Exception as error:
@@ -138,7 +139,7 @@ def peek(source: str | HubId) -> Path:
     source = HubId.of(source)
     hub = library()
     with told(source):
-        snapshot = Path(hub.hf_hub_download(source.repository, CONFIG, revision=source.revision)).parent
+        snapshot = _with_config(hub, source)
         hub.snapshot_download(source.repository, revision=snapshot.name, allow_patterns=[CONFIG, PROGRESSIVE])
     return snapshot
 
@@ -212,6 +213,22 @@ def pull(
             entry.rename(temporary / entry.name)
         staging.rmdir()
     return Pulled(path=path, commit=listing.commit, files=tuple(names))
+
+
+def _with_config(hub: Any, source: HubId) -> Path:
+    """The directory in the cache with a model's config.json; a repository without one is told as what it is."""
+    try:
+        return Path(hub.hf_hub_download(source.repository, CONFIG, revision=source.revision)).parent
+    except hub.errors.LocalEntryNotFoundError:
+        raise
+    except hub.errors.EntryNotFoundError:
+        listing = Listing.of(hub.HfApi(), source.repository, source.revision)
+        kind = foreign_names(listing.files, source)
+        if kind is None:
+            raise
+        raise FormatError(
+            source, expected=f"a repository with a {CONFIG}", got=kind.got, remedy=kind.remedy
+        ) from None
 
 
 def _check_cached(source: HubId, snapshot: Path, listing: Listing, names: Iterable[str]) -> None:

@@ -11,7 +11,7 @@ from tprog.config import DTYPES, ModelConfig
 from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
-from tprog.foreign import HEAD_BYTES, Foreign, foreign_directory, foreign_file
+from tprog.foreign import foreign_directory, kind_of_file
 from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, is_spare, stored_names, tied_names, wrapped_prefix
 from tprog.layout import (
     CARD,
@@ -147,7 +147,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """
     given, directory = Path(path), real_path(path)
     if not directory.is_dir():
-        kind = _kind_of_file(directory) if directory.is_file() else None
+        kind = kind_of_file(directory) if directory.is_file() else None
         got, remedy = (kind.got, kind.remedy) if kind is not None else ("nothing there", "Check the path.")
         raise FormatError(given, expected="a model directory", got=got, remedy=remedy)
     if not (directory / CONFIG).is_file():
@@ -170,17 +170,6 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         tokenizer_files=tokenizer_files(directory),
         weights=weights.without(weights.location.keys() - specs.keys()),
     )
-
-
-def _kind_of_file(path: Path) -> Foreign:
-    try:
-        with path.open("rb") as file:
-            kind = foreign_file(file.read(HEAD_BYTES))
-    except OSError:
-        kind = None
-    if kind is None and path.suffix == ".safetensors":
-        return Foreign("a tensor file", "Give the directory that holds it and its config.json.")
-    return kind or Foreign("a file", "Check the path.")
 
 
 def read_description(directory: Path) -> tuple[ModelConfig, Progressive]:

@@ -10,6 +10,7 @@ import tprog.numpy
 import transformers
 from safetensors.numpy import load_file, save_file
 from tprog.errors import FormatError, TritterError
+from tprog.gguf_header import read_header
 from tprog.hub_files import Listing, RemoteFile, check_parts
 from tprog.huggingface import import_directory
 from tprog.reader import open_checkpoint
@@ -248,15 +249,19 @@ def test_an_adapter_beside_weights_is_refused(tmp_path):
     ("name", "text", "said"),
     [
         ("poet.gguf", b"GGUF\x03\0\0\0", "a GGUF file"),
+        ("clone.gguf", POINTER.encode(), "git lfs pull"),
         ("poet.pt", b"PK\x03\x04", "a pickle"),
         ("model.safetensors", b"\x40\0\0\0\0\0\0\0{}", "Give the directory that holds it"),
-        ("notes.txt", b"hello", "a file"),
+        ("notes.txt", b"hello", "another kind of file"),
     ],
 )
 def test_a_file_in_place_of_a_directory_is_told_as_what_it_is(tmp_path, name, text, said):
     (tmp_path / name).write_bytes(text)
     with pytest.raises(TritterError, match=said):
         open_checkpoint(tmp_path / name)
+    if name != "poet.gguf":
+        with pytest.raises(TritterError, match=said):
+            read_header(tmp_path / name)
 
 
 def test_a_byte_order_mark_is_passed_over(tmp_path):

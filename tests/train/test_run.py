@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -19,7 +20,7 @@ from tritter_jax.train import loop
 from tritter_jax.train.config import RunConfig, ScheduleSection
 from tritter_jax.train.metrics import read_metrics
 from tritter_jax.train.optimizer import SCHEDULES, make_schedule
-from tritter_jax.train.setup import prepare
+from tritter_jax.train.setup import choose_model, lay_out, prepare
 from tritter_jax.train.step import train_step
 
 ON_A_MESH = 1e-5
@@ -329,18 +330,26 @@ def test_a_run_directory_of_another_model_is_left_alone(settings, tmp_path):
         loop.train(prepare(other))
 
 
-@pytest.mark.parametrize(("length", "published"), [(32, 32), (48, 48)])
-def test_a_longer_context_is_published_and_said(settings, length, published):
-    chosen = settings("training.steps=1", f"data.sequence_length={length}", "output.eval_interval=0")
+def test_a_longer_context_is_published_and_said(settings):
+    chosen = settings("training.steps=1", "data.sequence_length=48", "output.eval_interval=0")
     path = Path(chosen.model.config)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": 32}))
     said = []
     done = loop.train(prepare(chosen), say=said.append)
-    config = json.loads((done.checkpoint / "config.json").read_text())
-    assert config["max_position_embeddings"] == published
-    about = [line for line in said if "max_position_embeddings" in line]
-    assert len(about) == (length > 32)
-    assert all("48 tokens are longer than the 32" in line and "data.sequence_length=32" in line for line in about)
+    assert json.loads((done.checkpoint / "config.json").read_text())["max_position_embeddings"] == 48
+    assert any("48 tokens are longer than the 32" in line and "data.sequence_length=32" in line for line in said)
+    as_long = settings("data.sequence_length=32")
+    assert lay_out(as_long, replace(choose_model(as_long)[2], max_position_embeddings=32)).remarks == []
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.1, True), (0.0, False), (None, False)])
+def test_dropout_that_is_not_applied_is_said(settings, rate, said):
+    chosen = settings("training.steps=1")
+    path = Path(chosen.model.config)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_dropout": rate}))
+    _, tokenizer, model = choose_model(chosen)
+    remarks = lay_out(chosen, replace(model, vocab_size=tokenizer.vocab_size)).remarks
+    assert any("attention_dropout 0.1" in line for line in remarks) == said
 
 
 def test_the_settings_are_echoed_and_read_back(settings):

@@ -92,7 +92,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
     Args:
         run: from `prepare`.
         report: told every `log_interval` steps.
-        say: told of a checkpoint that could not be read, and of a longer context than the model had.
+        say: told of a checkpoint that could not be read, and of `remarks`.
 
     Raises:
         UsageError: the run directory belongs to another model, or the checkpoints are out of reach. Where only
@@ -113,8 +113,8 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
     )
     try:
         held_out = held_out_loss(run) if settings.output.eval_interval else None
-        if is_first() and run.longer_context:
-            say(run.longer_context)
+        for remark in run.remarks if is_first() else ():
+            say(remark)
         checkpoints = open_run(run, say)
         try:
             start = open_start(directory)

@@ -60,15 +60,18 @@ class Layout:
         return self.settings.training.compute_dtype
 
     @property
-    def longer_context(self) -> str | None:
-        """A line on what changes in the published config.json where sequences are longer than the model's."""
-        if self.config.max_position_embeddings == self.positions:
-            return None
-        return (
-            f"sequences of {self.config.max_position_embeddings} tokens are longer than the {self.positions} that the"
-            " model was made for: config.json will have that length as max_position_embeddings; to keep it, set"
-            f" data.sequence_length={self.positions}"
-        )
+    def remarks(self) -> list[str]:
+        """What a run does otherwise than the model's config.json says, a line each."""
+        length, lines = self.config.max_position_embeddings, []
+        if length != self.positions:
+            lines.append(
+                f"sequences of {length} tokens are longer than the {self.positions} that the model was made for: "
+                "config.json will have that length as max_position_embeddings; to keep it, set "
+                f"data.sequence_length={self.positions}"
+            )
+        if rate := self.config.extra.get("attention_dropout"):
+            lines.append(f"attention_dropout {rate} of config.json is not applied: training here has no dropout")
+        return lines
 
     def abstract_state(self) -> TrainState:
         """Shapes, dtypes and shardings of the training state."""
