@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tprog.bounds import MAX_TOKENIZER_BYTES
 from tprog.errors import FormatError, UsageError
 from tprog.gguf_vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED
 
-_MOST_BYTES = 64 << 20
 _MOST_TOKENS = 1 << 24
 
 
@@ -39,8 +39,8 @@ class TokenizerRules:
             FormatError: it is broken, or too large.
         """
         size = path.stat().st_size
-        if size > _MOST_BYTES:
-            raise FormatError(path, expected=f"at most {_MOST_BYTES} bytes", got=size, remedy="Replace the file.")
+        if size > MAX_TOKENIZER_BYTES:
+            _broken(path, f"at most {MAX_TOKENIZER_BYTES} bytes", f"{size}")
         try:
             data = json.loads(path.read_bytes())
         except (ValueError, RecursionError) as error:
@@ -77,6 +77,10 @@ class TokenizerRules:
                 _broken(where, "one id for each token", f"{token!r}, {by_id[number]!r} and id {number}"[:100])
         if not by_id:
             _broken(where, "a vocabulary", "no token")
+        try:
+            "".join(ids).encode("utf-8")
+        except UnicodeEncodeError as error:
+            _broken(where, "tokens of whole characters", f"half a surrogate pair: {error.object[error.start]!r}")
         tokens = [by_id.get(number) for number in range(max(by_id) + 1)]
         return cls(data=data, model=model, tokens=tokens, added=added, where=where)
 

@@ -81,7 +81,7 @@ def tokenizer_in(directory: Path, kind: str, change=lambda data: None, **setting
     directory.mkdir(parents=True, exist_ok=True)
     data = json.loads(KINDS[kind]())
     change(data)
-    (directory / "tokenizer.json").write_text(json.dumps(data, ensure_ascii=False), encoding="utf-8")
+    (directory / "tokenizer.json").write_text(json.dumps(data))
     known = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",

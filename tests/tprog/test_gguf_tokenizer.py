@@ -263,6 +263,7 @@ def two_ids_of_one_token(data):
 
 
 BROKEN = {
+    "half a surrogate pair": lambda data: data["model"]["vocab"].update({"\ud800": 399}),
     "a number as content": lambda data: data["added_tokens"][0].update(content=5),
     "an id that is text": lambda data: data["added_tokens"][0].update(id="1"),
     "an id that is a list": lambda data: data["added_tokens"][0].update(id=[1]),
