@@ -1,6 +1,7 @@
 """New metadata for a checkpoint that lies there: progressive.json is replaced in one step, and no weight is touched.
 
-The manifest lists every file but progressive.json, so that it holds as before.
+The manifest lists every file but progressive.json, so that it holds as before. A directory that has its tokenizer in
+tokenizer/ alone gains the copies at the top.
 """
 
 import os
@@ -14,6 +15,7 @@ from tprog.layout import PROGRESSIVE
 from tprog.paths import real_path
 from tprog.reader import open_checkpoint
 from tprog.schema import Progressive, read_progressive, write_progressive
+from tprog.tokenizer_copies import missing_copies, put_copies, with_copies
 
 
 def amend(path: str | Path, **fields: Any) -> Progressive:
@@ -49,8 +51,9 @@ def amend(path: str | Path, **fields: Any) -> Progressive:
     with only_writer(directory) as temporary:
         # Read again here: whoever held the lock before may have changed it.
         known = read_progressive(file) if file.exists() else open_checkpoint(directory).progressive
-        amended = known.with_fields(**fields)
-        temporary.mkdir()
+        copies = {} if known.manifest is None else missing_copies(directory)
+        amended = with_copies(known.with_fields(**fields), directory)
+        put_copies(directory, copies, temporary)
         write_progressive(temporary / PROGRESSIVE, amended)
         sync_tree(temporary)
         (temporary / PROGRESSIVE).replace(file)

@@ -1,5 +1,6 @@
 """The sections of a model card that are made from what a checkpoint knows of itself; each is Markdown, or empty."""
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -13,8 +14,10 @@ from tprog.printable import LONGEST_MESSAGE, cut, markdown, printable
 from tprog.reader import Checkpoint
 from tprog.schema import Expansion
 from tprog.sizes import count_parameters, size_label
+from tprog.tokenizer_copies import missing_copies
 
 _MOST = 200
+_BY_NAME = "Programs that read nothing but `model*.safetensors`, such as mlx-lm, take a plain Hugging Face directory:"
 
 
 def sections(
@@ -137,7 +140,7 @@ def _loading(checkpoint: Checkpoint, name: str) -> str:
         f"import tprog.numpy\n{bring}\ntensors = tprog.numpy.load({where})  # by Hugging Face name, read lazily",
     ]
     if checkpoint.tokenizer_files:
-        folder = f", subfolder={TOKENIZER!r}" if (checkpoint.path / TOKENIZER).is_dir() else ""
+        folder = f", subfolder={TOKENIZER!r}" if missing_copies(checkpoint.path) else ""
         blocks[0] = blocks[0].replace("AutoModelForCausalLM\n", "AutoModelForCausalLM, AutoTokenizer\n", 1)
         blocks[0] += f"\ntokenizer = AutoTokenizer.from_pretrained({target}{chosen}{folder})"
     titles = (
@@ -146,6 +149,7 @@ def _loading(checkpoint: Checkpoint, name: str) -> str:
         "As numpy arrays, with `tprog`:",
     )
     text = "\n\n".join(f"{title}\n\n```python\n{block}\n```" for title, block in zip(titles, blocks, strict=True))
+    text += f"\n\n{_BY_NAME}\n\n```sh\ntritter export {shlex.quote(printable(name))} model --to hf\n```"
     if remote:
         text += (
             f"\n\nOr as a directory; `--parts` takes some of {', '.join(PARTS)}:\n\n```sh\ntritter pull {name}\n```"

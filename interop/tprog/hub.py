@@ -21,6 +21,7 @@ from tprog.paths import real_path
 from tprog.reader import is_checkpoint
 from tprog.schema import read_progressive, write_progressive
 from tprog.tokenizer import tokenizer_files
+from tprog.tokenizer_copies import add_copies
 from tprog.verify import verify
 from tprog.weights import read_index
 
@@ -212,6 +213,7 @@ def pull(
         for entry in list(staging.iterdir()):
             entry.rename(temporary / entry.name)
         staging.rmdir()
+        add_copies(temporary)
     return Pulled(path=path, commit=listing.commit, files=tuple(names))
 
 
@@ -260,19 +262,29 @@ def _check_pulled(source: HubId, directory: Path, listing: Listing, names: list[
         if kept is not progressive:
             write_progressive(path, kept)
         on_record = set(kept.manifest.files if kept.manifest else ()) | {PROGRESSIVE}
-    bad = {name for name in names if name not in on_record and not listing.files[name].matches(directory / name)}
-    findings = [f"{name} is not what the Hub lists" for name in sorted(bad)]
     report = verify(directory, finite=False)
-    findings += [str(finding) for finding in report.findings if finding.file not in bad]
-    for name in bad | ({finding.file for finding in report.findings} & set(names)):
+    wrong = {finding.file for finding in report.findings}
+    # What does not fit the manifest was either changed on its way here, or is so on the Hub: the listing tells.
+    doubtful = [name for name in names if name in wrong or name not in on_record]
+    bad = [name for name in doubtful if not listing.files[name].matches(directory / name)]
+    for name in bad:
         (directory / name).unlink(missing_ok=True)
-    _refuse_bad(source, findings)
+    _refuse_bad(source, [f"{name} is not what the Hub lists" for name in sorted(bad)])
+    if not report.ok:
+        shutil.rmtree(directory)
+        raise FormatError(
+            source, expected="a repository whose files are whole and belong together",
+            got=f"{report.wrong} things wrong with it, though it arrived as the Hub lists it",
+            remedy="Choose another revision, or ask its owner to push the checkpoint again:",
+            findings=[str(finding) for finding in report.findings],
+        )  # fmt: skip
 
 
 def _refuse_bad(source: HubId, findings: list[str]) -> None:
     if findings:
         raise FormatError(
-            source, expected="every file as it is on record", got=f"{len(findings)} that are not",
-            remedy="Run the command again: these are fetched anew. If they stay wrong, the repository is:",
+            source, expected="every file as the Hub lists it", got=f"{len(findings)} that arrived changed",
+            remedy="Run the command again, which fetches these again; if they change every time, the Hub or a proxy "
+            "in between serves other files than it lists: use another HF_ENDPOINT.",
             findings=findings,
         )  # fmt: skip

@@ -12,8 +12,9 @@ from tprog.hub import HubId
 from tprog.hub_errors import library, told
 from tprog.hub_files import Listing, check_parts, part_of, trimmed
 from tprog.jsonio import to_bytes
-from tprog.layout import CARD, PROGRESSIVE
+from tprog.layout import CARD, PROGRESSIVE, TOKENIZER
 from tprog.reader import Checkpoint, open_checkpoint
+from tprog.tokenizer_copies import missing_copies, with_copies
 from tprog.verify import verify
 
 _MAIN = "main"
@@ -94,7 +95,9 @@ def push(
     fresh = model_card(checkpoint, str(target), plots=plots_of(checkpoint), **facts)
     text, edited = merge_cards(fresh, read_card(checkpoint.path / CARD), old, prefer=card)
     files: dict[str, Path | bytes] = {name: checkpoint.path / name for name in chosen} | {CARD: text.encode("utf-8")}
-    kept = trimmed(checkpoint.progressive, wanted)
+    added = missing_copies(checkpoint.path) if TOKENIZER in wanted else {}
+    files |= added
+    kept = trimmed(with_copies(checkpoint.progressive, checkpoint.path), wanted)
     if PROGRESSIVE in files and kept is not checkpoint.progressive:
         files[PROGRESSIVE] = to_bytes(kept.to_json())
     deleted = [name for name in listing.files if part_of(name) is not None and name not in files]

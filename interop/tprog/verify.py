@@ -19,6 +19,7 @@ from tprog.printable import LONGEST_MESSAGE, cut, printable
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.schema import FileRecord, Manifest, read_progressive, write_progressive
 from tprog.tensorfile import TensorFile
+from tprog.tokenizer_copies import REFRESH, belongs_to_tokenizer, copy_findings
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _MOST_FINDINGS = 1_000
@@ -110,6 +111,7 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
             findings |= dict.fromkeys(found)
         elif name.endswith(".json"):
             findings |= dict.fromkeys(_caught(name, lambda name=name: _json_file(directory, name)))
+    findings |= dict.fromkeys(_tokenizer_copies(directory))
     manifest = _manifest(directory)
     if manifest is not None:
         findings |= dict.fromkeys(_recorded(directory, manifest, everything, checksums))
@@ -228,6 +230,13 @@ def _tensor_file(directory: Path, name: str, finite: bool) -> tuple[int, list[Fi
     return len(file.specs), [Finding(name, printable(f"{tensor} holds values that are not finite")) for tensor in bad]
 
 
+def _tokenizer_copies(directory: Path) -> list[Finding]:
+    try:
+        return [Finding(name, problem) for name, problem in copy_findings(directory)]
+    except TritterError as error:
+        return _findings(directory, error)
+
+
 def _manifest(directory: Path) -> Manifest | None:
     try:
         return read_progressive(directory / PROGRESSIVE).manifest
@@ -243,8 +252,9 @@ def _recorded(directory: Path, manifest: Manifest, files: list[str], checksums: 
         except (OSError, TritterError):
             yield Finding(name, "is on record, but is not there")
             continue
+        edited = f"; if you edited it, run `{REFRESH}` on the directory" if belongs_to_tokenizer(name) else ""
         if size != record.bytes:
-            yield Finding(name, f"has {size} bytes, on record are {record.bytes}")
+            yield Finding(name, f"has {size} bytes, on record are {record.bytes}{edited}")
         elif checksums:
             try:
                 digest = hash_file(path)[1]
@@ -252,7 +262,7 @@ def _recorded(directory: Path, manifest: Manifest, files: list[str], checksums: 
                 yield _finding(name, error)
                 continue
             if digest != record.sha256:
-                yield Finding(name, f"has checksum {digest[:16]}…, on record is {record.sha256[:16]}…")
+                yield Finding(name, f"has checksum {digest[:16]}…, on record is {record.sha256[:16]}…{edited}")
     for name in files:
         if name not in manifest.files and name.endswith((".safetensors", ".pt", ".py")):
             yield Finding(name, "is there, but not on record")

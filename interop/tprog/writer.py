@@ -25,6 +25,7 @@ from tprog.schema import FileRecord, Manifest, Progressive, write_progressive
 from tprog.shards import index_of, plan_shards, write_shards
 from tprog.source import Tensors, TensorSource, as_source, main_dtype
 from tprog.tokenizer import tokenizer_files, write_tokenizer
+from tprog.tokenizer_copies import copies_due, copy_to
 from tprog.tree import mismatches
 
 Check = Callable[[Path], Progressive | None]
@@ -62,7 +63,8 @@ def write_checkpoint(
         progressive: its metadata; family, size and manifest are filled in. The default where left out.
         shard_size: largest weights file in bytes.
         overwrite: whether an existing checkpoint may be replaced.
-        tokenizer_from: a directory whose tokenizer is copied (a checkpoint, or a Hugging Face directory).
+        tokenizer_from: a directory whose tokenizer is copied (a checkpoint, or a Hugging Face directory): into
+            tokenizer/, and to the top, where transformers looks for it.
         files: further files by relative name, such as generation_config.json.
         parts: optimizer, Fisher information and the like: see `tprog.parts.Parts`.
         check: called with the temporary directory when all is written; raising aborts the save, and returned
@@ -120,6 +122,7 @@ def write_checkpoint(
             for name, value in parts.json.items():
                 save.json(JSON_PARTS[name], value)
             write_tokenizer(temporary, tokenizer)
+            copy_to(temporary, copies_due(temporary))
             for name, data in extra.items():
                 save.place(name).write_bytes(data)
             save.finish(progressive)

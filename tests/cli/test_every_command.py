@@ -85,6 +85,7 @@ ELSEWHERE = {
     "demo": "tests/cli/test_commands.py",
     "pull": "tests/hub/test_transfer.py",
     "push": "tests/hub/test_transfer.py",
+    "tokenizer refresh": "tests/tprog/test_tokenizer_copies.py",
     "tpu check": "below",
     "tpu plan": "tests/cli/test_tpu.py",
 }

@@ -15,7 +15,7 @@ FOREVER = 100
 
 def address(checkpoint, name: str) -> str:
     """Where the Hub serves a file's content, as a regular expression."""
-    (path,) = checkpoint.rglob(name)
+    path = next(checkpoint.rglob(name))
     return f"/cdn/{sha256(path.read_bytes())}|/{name}$"
 
 
@@ -92,9 +92,24 @@ def test_a_repository_that_is_not_what_its_manifest_says_is_refused(poet, tmp_pa
     files = poet.repositories["org/poet"].files()
     files["tokenizer/tokenizer.json"] = b'{"a": 1}'
     del files["training/scheduler.json"]
-    with pytest.raises(FormatError, match="2 that are not") as caught:
+    with pytest.raises(FormatError, match="3 things wrong with it, though it arrived as the Hub lists it") as caught:
         pull("org/poet", tmp_path / "b.tprog")
     assert "training/scheduler.json: is on record, but is not there" in str(caught.value)
+    assert "another revision" in caught.value.remedy
+    assert "again" not in caught.value.remedy.replace("push the checkpoint again", "")
+    assert not hidden(tmp_path)
+
+
+def test_only_what_was_lost_on_the_way_is_worth_another_try(poet, checkpoint, tmp_path):
+    """A repository that is wrong is told as that, also where a file arrives changed the first time."""
+    poet.repositories["org/poet"].files()["training/scheduler.json"] = b"{"
+    poet.fail("GET", address(checkpoint, "weights-00001-of-00002.safetensors"), flip=True)
+    with pytest.raises(FormatError, match="arrived changed") as caught:
+        pull("org/poet", tmp_path / "b.tprog")
+    assert caught.value.findings == ("weights-00001-of-00002.safetensors is not what the Hub lists",)
+    assert "Run the command again" in caught.value.remedy
+    with pytest.raises(FormatError, match="arrived as the Hub lists it"):
+        pull("org/poet", tmp_path / "b.tprog")
 
 
 def test_an_interrupted_push_changes_nothing_and_goes_on_when_it_is_run_again(hub, checkpoint):

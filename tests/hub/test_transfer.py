@@ -31,6 +31,35 @@ def test_a_pulled_checkpoint_is_the_one_that_was_pushed(hub, checkpoint, tmp_pat
     assert after == before
 
 
+def without_copies(path) -> None:
+    """Make it a checkpoint whose tokenizer is in tokenizer/ alone, as earlier versions wrote it."""
+    known = json.loads((path / "progressive.json").read_text())
+    del known["manifest"]["files"]["tokenizer.json"]
+    (path / "progressive.json").write_text(json.dumps(known))
+    (path / "tokenizer.json").unlink()
+
+
+def test_a_pushed_checkpoint_has_its_tokenizer_at_the_top_though_the_directory_has_not(hub, checkpoint, tmp_path):
+    whole = {path.relative_to(checkpoint).as_posix() for path in checkpoint.rglob("*") if path.is_file()}
+    without_copies(checkpoint)
+    push(checkpoint, "org/poet")
+    assert whole < hub.repositories["org/poet"].files().keys()
+    assert "tokenizer.json" in open_checkpoint(pull("org/poet", tmp_path / "b.tprog").path).progressive.manifest.files
+    assert not (checkpoint / "tokenizer.json").exists()
+    push(checkpoint, "org/light", parts=["weights"])
+    assert not [name for name in hub.repositories["org/light"].files() if "tokenizer" in name]
+
+
+def test_a_checkpoint_pulled_from_an_older_repository_has_its_tokenizer_at_the_top(hub, checkpoint, tmp_path):
+    without_copies(checkpoint)
+    files = {path.relative_to(checkpoint).as_posix(): path for path in checkpoint.rglob("*") if path.is_file()}
+    hub.create("org/poet", {name: path.read_bytes() for name, path in files.items()})
+    path = pull("org/poet", tmp_path / "b.tprog").path
+    assert (path / "tokenizer.json").read_bytes() == (path / "tokenizer" / "tokenizer.json").read_bytes()
+    assert "tokenizer.json" in open_checkpoint(path).progressive.manifest.files
+    assert verify(path).ok
+
+
 def test_a_push_is_one_commit_and_is_not_sent_twice(hub, checkpoint):
     push(checkpoint, "org/poet")
     assert len(hub.asked("POST", "/commit/")) == 1

@@ -15,6 +15,7 @@ import tprog.flax
 from tprog import FormatError, TritterError, UsageError, VerificationError
 from tprog.flax_state import load_optimizer
 from tprog.reader import open_checkpoint
+from tprog.tokenizer_copies import missing_copies
 
 from tritter_jax.train import loop
 from tritter_jax.train.config import RunConfig, ScheduleSection
@@ -40,6 +41,8 @@ def test_loss_falls_and_the_checkpoint_has_everything(settings):
     assert checkpoint.progressive.steps == 30
     assert checkpoint.progressive.training_progress.tokens_seen == 30 * 8 * 32
     assert checkpoint.tokenizer_files
+    assert not missing_copies(done.checkpoint)
+    assert (done.checkpoint / "tokenizer.json").is_file()
 
 
 def test_a_resumed_run_has_exactly_the_losses_of_an_uninterrupted_one(settings, uninterrupted):

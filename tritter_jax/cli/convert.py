@@ -104,6 +104,7 @@ def export(
 ) -> None:
     """Write a checkpoint as a Hugging Face directory, a PyTorch state dict, a GGUF file, or for Orbax.
 
+    transformers loads a .tprog as it is; mlx-lm, and others that read nothing but model*.safetensors, need --to hf.
     What `tritter train` wrote becomes for Orbax a run directory, which `tritter train --resume` goes on from.
 
     Examples:

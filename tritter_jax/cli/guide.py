@@ -127,6 +127,9 @@ def _of_checkpoint(path: Path) -> Guide:
     if (larger := _larger(known)) is not None:
         steps.append(Step(f"tritter plan --from {name} --to {larger}", "what growing would do"))
     train = Step(f"tritter train --set model.checkpoint={name} --data builtin:prose", "train it on")
+    steps.append(
+        Step(f"tritter export {name} model --to hf", "for mlx-lm, and others that read model*.safetensors alone")
+    )
     steps.insert(0 if _just_grown(known) else len(steps), train)
     return Guide(found=f"A checkpoint: {path}.", path=path, steps=tuple(steps))
 

@@ -1,4 +1,4 @@
-"""tritter tokenizer: tokenizers of one's own."""
+"""tritter tokenizer: tokenizers of one's own, and one that was edited in a checkpoint."""
 
 from itertools import chain
 from pathlib import Path
@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from tprog.printable import printable
 
+from tritter_jax.cli.arguments import Own, own_path
 from tritter_jax.cli.output import emit, human_bytes
 from tritter_jax.cli.progress import stages
 from tritter_jax.cli.registry import command, new_app
 
-app = new_app(help="Train a tokenizer on your own text.", no_args_is_help=True)
+app = new_app(help="Train a tokenizer on your own text, or put an edited one into effect.", no_args_is_help=True)
 
 _SAMPLE = 1 << 20
 
@@ -81,3 +83,23 @@ def train(
             console.print(f"{result['skipped']:,} files were passed over because they are not text.")
 
     emit(result, render)
+
+
+@command(app, "refresh")
+def refresh(path: Own) -> None:
+    """Copy an edited tokenizer/ of a checkpoint to its top, where transformers reads it, and record its checksums.
+
+    Example: tritter tokenizer refresh tritter-7B-0.tprog
+    """
+    from tprog.tokenizer_copies import refresh_tokenizer
+
+    directory = own_path(path)
+    with stages() as stage:
+        stage("copying")
+        changed = refresh_tokenizer(directory)
+
+    def render(console: Console) -> None:
+        said = ", ".join(map(printable, changed)) or "nothing to do"
+        console.print(f"{printable(directory)}: {said}", markup=False)
+
+    emit({"path": str(directory), "changed": list(changed)}, render)
