@@ -255,7 +255,7 @@ def damaged(whole: bytes, at: int, replacement: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("at", "replacement", "said"),
     [
-        (0, b"PK\x03\x04", "another kind of file"),
+        (0, b"PK\x03\x04", "expected a GGUF file, got"),
         (4, struct.pack(">I", 3), "big-endian"),
         (4, struct.pack("<I", 1), "version 1"),
         (8, struct.pack("<Q", 2**60), "tensors, where at most"),
