@@ -83,7 +83,7 @@ def test_an_unknown_size_is_answered_with_the_nearest(tritter):
 
 
 def test_a_regrouping_without_room_is_answered_with_the_nearest_that_works(tritter):
-    error = tritter("plan", "--from", "30B", "--to", "33B", "--positions", "spread").error
+    error = tritter("plan", "--from", "30B", "--to", "33B", "--positions", "spread", "--exact-shape").error
     assert "room for the 13 queries of every old kv head" in error
     assert "78 query heads" in error
 
