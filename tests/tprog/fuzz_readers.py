@@ -14,9 +14,11 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import os
 import random
 import re
+import struct
 import sys
 import tempfile
 from collections.abc import Callable
@@ -36,6 +38,7 @@ with instrumented:
     import tprog.card_sections
     import tprog.chat_templates
     import tprog.config_json
+    import tprog.gguf_import
     import tprog.gguf_tokenizer
     import tprog.jsonio
     import tprog.parts
@@ -170,6 +173,18 @@ def optimizer(data: bytes) -> None:
         )
 
 
+def gguf_file(data: bytes) -> None:
+    """A GGUF file: its model, and its tokenizer, which goes into another such file as it is."""
+    with tempfile.NamedTemporaryFile(dir=_memory(), suffix=".gguf") as file:
+        Path(file.name).write_bytes(data)
+        model = tprog.gguf_import.GGUFModel(tprog.gguf_header.read_header(Path(file.name)))
+        for name, spec in model.specs.items():
+            assert model.tensor(name).shape == spec.shape
+        files = tprog.gguf_words.tokenizer_from_gguf(model.header, model.config.vocab_size)
+    rules = tprog.tokenizer_rules.TokenizerRules.of(json.loads(files["tokenizer.json"]), Path("fuzz"))
+    assert rules.merges or rules.tokens
+
+
 class _Writer:
     """Takes what a GGUFWriter takes, and holds it to the types that it can store."""
 
@@ -196,7 +211,7 @@ def _memory() -> str | None:
 
 
 TARGETS: tuple[Callable[[bytes], None], ...] = (
-    *(header, progressive, config, path, plans, tokenizer, run, optimizer),
+    *(header, progressive, config, path, plans, tokenizer, run, optimizer, gguf_file),
 )
 _ONLY = [name for name in os.environ.get("FUZZ_ONLY", "").split(",") if name]
 _CHOSEN = tuple(target for target in TARGETS if not _ONLY or target.__name__ in _ONLY)
@@ -292,6 +307,45 @@ def seeds() -> list[bytes]:
     return found
 
 
+def _gguf_file(kind: str) -> bytes:
+    """A GGUF file of one layer with a tokenizer."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    def stored(value: Any) -> bytes:
+        if isinstance(value, str):
+            return struct.pack("<I", 8) + text(value)
+        if isinstance(value, list):
+            items = b"".join(stored(item)[4:] for item in value)
+            return struct.pack("<I", 9) + stored(value[0])[:4] + struct.pack("<Q", len(value)) + items
+        return struct.pack("<If", 6, value) if isinstance(value, float) else struct.pack("<II", 4, value)
+
+    words = (
+        ["a", "b", "ab", *(f"<0x{byte:02X}>" for byte in range(256))] if kind == "llama" else ["a", "b", "ab", "</s>"]
+    )
+    sizes = {"context_length": 8, "embedding_length": 4, "block_count": 1, "feed_forward_length": 4}
+    attention = {"head_count": 1, "layer_norm_rms_epsilon": 1e-5}
+    fields: dict[str, Any] = {"general.architecture": "llama", "tokenizer.ggml.model": kind}
+    fields |= {f"llama.{key}": value for key, value in sizes.items()}
+    fields |= {f"llama.attention.{key}": value for key, value in attention.items()}
+    fields |= {"tokenizer.ggml.tokens": words, "tokenizer.ggml.token_type": [1] * len(words)}
+    fields |= {"tokenizer.ggml.pre": "gpt-2", "tokenizer.ggml.merges": ["a b"], "tokenizer.ggml.eos_token_id": 3}
+    fields |= {"tokenizer.ggml.scores": [0.5] * len(words), "tokenizer.chat_template": "{{ messages }}"}
+    tensors = {"token_embd.weight": (len(words), 4), "output_norm.weight": (4,)}
+    tensors |= {f"blk.0.{name}_norm.weight": (4,) for name in ("attn", "ffn")}
+    matrices = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    tensors |= {f"blk.0.{name}.weight": (4, 4) for name in matrices}
+    found = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(fields))
+    found += b"".join(text(key) + stored(value) for key, value in fields.items())
+    place = 0
+    for name, shape in tensors.items():
+        found += text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *reversed(shape))
+        found += struct.pack("<IQ", 0, place)
+        place += 4 * math.prod(shape)
+    return found + b"\0" * (-len(found) % 32) + b"\0" * place
+
+
 def _contents(target: Callable[[bytes], None]) -> list[bytes]:
     examples = [
         json.loads(each.read_text()) for each in sorted(Path(__file__).with_name("data").glob("progressive_*"))
@@ -325,6 +379,8 @@ def _contents(target: Callable[[bytes], None]) -> list[bytes]:
         return [
             json.dumps(_tokenizer(template)).encode() for template in ("{{ x }}", [{"name": "a", "template": "b"}])
         ]
+    if target is gguf_file:
+        return [_gguf_file(kind) for kind in ("gpt2", "llama")]
     if target is run:
         return [
             b'[model]\nsize = "test"\n[data]\ntrain = ["builtin:prose"]\n[optimizer]\nlearning_rate = 1e-3\n',
