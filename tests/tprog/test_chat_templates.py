@@ -80,6 +80,7 @@ def test_they_are_read_as_transformers_reads_them(stored):
         assert theirs == expected or {"default": theirs} == expected
 
 
+@pytest.mark.parametrize("stored", ["a list in tokenizer_config.json", "a folder"], indirect=True)
 def test_they_survive_import_and_export_and_a_tokenizer_that_is_saved_again(stored, tmp_path):
     folder, expected = stored
     path = import_directory(folder, tmp_path / "a.tprog")

@@ -32,13 +32,9 @@ CASES = {
 }
 
 
-def rounded(arrays, dtype: str):
-    """Arrays that a file of that dtype holds without loss, in their own dtype."""
-    return {name: array.astype(dtype) for name, array in arrays.items()}
-
-
-@pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "stored"), [*((case, "bfloat16") for case in CASES), ("llama", "float32"), ("qwen3", "float16")]
+)
 def test_what_was_exported_comes_back_bit_for_bit(tmp_path, case, stored):
     fields = {"family": case} | CASES[case]
     config = config_of(**fields, dtype=stored, norm_eps=1e-6, rope_theta=54321.0, extra={"eos_token_id": 3})
@@ -275,7 +271,7 @@ def test_random_damage_never_gives_anything_but_our_own_errors(tmp_path):
     generator = np.random.default_rng(0)
     path = tmp_path / "b.gguf"
     refused = 0
-    for _ in range(200):
+    for _ in range(100):
         data = bytearray(whole)
         for at in generator.integers(0, 1400, size=2):
             data[at] = int(generator.integers(256))
@@ -284,7 +280,7 @@ def test_random_damage_never_gives_anything_but_our_own_errors(tmp_path):
             import_gguf(path, tmp_path / "b.tprog", overwrite=True)
         except (FormatError, ConfigError, UsageError):
             refused += 1
-    assert refused > 50
+    assert refused > 25
 
 
 def test_the_command_says_what_to_do(tmp_path, tritter, monkeypatch):  # noqa: F811
