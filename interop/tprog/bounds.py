@@ -30,7 +30,7 @@ class Bound:
 
 JSON = Bound(nbytes=16 << 20, values=1 << 20)
 """Of JSON that is none of those below."""
-CONFIG = Bound(nbytes=8 << 20, values=1 << 18)
+CONFIG = Bound(nbytes=8 << 20, values=180_000)
 """Of config.json."""
 METADATA = Bound(nbytes=16 << 20, values=1 << 17, int64=True)
 """Of progressive.json: a manifest of 16,384 files, or the plans of many growths."""

@@ -92,6 +92,17 @@ def _hf_tensors(config: ModelConfig) -> tuple[HFTensor, ...]:
     return tuple(before + layers + after)
 
 
+def most_names(config: ModelConfig) -> int:
+    """Most names that an index of this model's tensors, or of its optimizer's, is read with: more cannot fit it.
+
+    Example:
+        >>> from tprog.sizes import named_size
+        >>> most_names(named_size("70B"))
+        65536
+    """
+    return max(1 << 16, 4 * len(_hf_tensors(config)))
+
+
 def hf_tensors(config: ModelConfig) -> Iterator[HFTensor]:
     """Every tensor of the Hugging Face model, layer by layer, in the order a forward pass uses them.
 

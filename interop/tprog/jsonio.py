@@ -1,8 +1,11 @@
 """JSON in and out of files: bounded, strict, and with errors that name the file."""
 
+import gc
 import json
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,13 +19,18 @@ MAX_DEPTH = 100
 _ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(u[dD][89a-fA-F])|.)", re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONG_NUMBER = re.compile(rb"\d{19}")
+_CONTAINERS = frozenset((dict, list))
 _FETCH = "Fetch or write the file again."
 _END = 1 << 12
 _BLANK = b"\xef\xbb\xbf \r\n\t"
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, bound: Bound | None = None) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: the file.
+        bound: its bound; the one of its name where left out.
 
     Raises:
         FormatError: the file is missing, larger than `tprog.bounds` allows under its name, or not an object that
@@ -35,7 +43,7 @@ def read_json(path: Path) -> dict[str, Any]:
         >>> read_json(path)
         {'hidden_size': 64}
     """
-    size, bound = _size(path), bound_of(path.name)
+    size, bound = _size(path), bound or bound_of(path.name)
     if size > bound.nbytes:
         raise FormatError(
             path,
@@ -46,12 +54,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_json(path.read_bytes(), path, bound)
 
 
-def check_large_json(path: Path, most: int) -> None:
+def check_large_json(path: Path, most: int, bound: Bound | None = None) -> None:
     """Read a JSON object to see that it is one; what is too large to be taken apart is looked at from both ends.
 
     Args:
         path: the file.
         most: largest length in bytes.
+        bound: what is taken apart; as of its name where left out.
 
     Raises:
         FormatError: it is larger than that, or no JSON object.
@@ -62,7 +71,7 @@ def check_large_json(path: Path, most: int) -> None:
         >>> _ = path.write_text("{" + " " * (20 << 20) + "}")
         >>> check_large_json(path, 256 << 20)
     """
-    bound, size = bound_of(path.name), _size(path)
+    bound, size = bound or bound_of(path.name), _size(path)
     if size > most:
         raise FormatError(path, expected=f"at most {most} bytes", got=f"{size}", remedy="This is not a model's JSON.")
     with path.open("rb") as file:
@@ -83,6 +92,20 @@ def _size(path: Path) -> int:
     if not path.is_file():
         raise FormatError(path, expected="a JSON file", got="nothing there", remedy="Check the path.")
     return path.stat().st_size
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """A context in which the garbage collector rests: it would go through many new objects, none in a cycle, again
+    and again, which takes as long as making them does.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def values_in(data: bytes) -> int:
@@ -116,7 +139,7 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
 
     def whole(digits: str) -> int:
         value = int(digits)
-        if bound.int64 and not -(2**63) <= value < 2**63:
+        if not -(2**63) <= value < 2**63:
             refuse(f"the number {digits}, which does not fit 64 bits")
         return value
 
@@ -134,12 +157,13 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
     try:
         # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
         text = data.decode("utf-8-sig")
-        if _SURROGATE.search(data) and any(match[1] for match in _ESCAPE.finditer(text)):
+        if b"\\u" in data and _SURROGATE.search(data) and any(match[1] for match in _ESCAPE.finditer(text)):
             refuse("half of a surrogate pair, which is no character")
-        parse_int = whole if _LONG_NUMBER.search(data) else None
-        value = json.loads(
-            text, parse_int=parse_int, parse_float=finite, parse_constant=constant, object_pairs_hook=unique
-        )
+        parse_int = whole if bound.int64 and _LONG_NUMBER.search(data) else None
+        with no_collection():
+            value = json.loads(
+                text, parse_int=parse_int, parse_float=finite, parse_constant=constant, object_pairs_hook=unique
+            )
     except UnicodeDecodeError as error:
         refuse(f"bytes that are not UTF-8 at offset {error.start}")
     except RecursionError:
@@ -157,7 +181,7 @@ def _is_deep(value: Any) -> bool:
     level = [value]
     for _ in range(MAX_DEPTH):
         inside = (item.values() if isinstance(item, dict) else item for item in level)
-        level = [item for items in inside for item in items if isinstance(item, dict | list)]
+        level = [item for items in inside for item in items if type(item) in _CONTAINERS]
         if not level:
             return False
     return True

@@ -10,7 +10,7 @@ import numpy as np
 
 from tprog.config import ModelConfig
 from tprog.errors import FormatError, ParameterError
-from tprog.hf_names import hf_tensors
+from tprog.hf_names import hf_tensors, most_names
 from tprog.jsonio import read_json
 from tprog.layout import HOOKS, JSON_PARTS, RNG_STATE, SAVE_ID, TENSOR_PARTS
 from tprog.paths import safe_file
@@ -125,7 +125,7 @@ def read_tensors(directory: Path, part: str, config: ModelConfig, progressive: P
     Raises:
         FormatError: a file is broken or of another save, or names or shapes do not fit; every finding is listed.
     """
-    found = find_part(directory, TENSOR_PARTS[part])
+    found = find_part(directory, TENSOR_PARTS[part], most=most_names(config))
     if found is None and part == "fisher":
         found = _minimal_fisher(directory, progressive)
     if found is None:

@@ -12,7 +12,15 @@ from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
 from tprog.foreign import foreign_directory, kind_of_file
-from tprog.hf_names import COMPUTED_BUFFERS, hf_tensors, is_spare, stored_names, tied_names, wrapped_prefix
+from tprog.hf_names import (
+    COMPUTED_BUFFERS,
+    hf_tensors,
+    is_spare,
+    most_names,
+    stored_names,
+    tied_names,
+    wrapped_prefix,
+)
 from tprog.layout import (
     CARD,
     CONFIG,
@@ -158,7 +166,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
             remedy=kind.remedy if kind else remedy,
         )  # fmt: skip
     config, progressive = read_description(directory)
-    weights = find_weights(directory, lambda name: is_spare(name, config))
+    weights = find_weights(directory, lambda name: is_spare(name, config), most=most_names(config))
     weights = weights.renamed(stored_names(weights.location, config))
     specs = _checked_specs(directory, config, weights, progressive)
     config = replace(config, dtype=main_dtype(specs))

@@ -1,10 +1,11 @@
 """Tensor files: a mapped reader that copies nothing, and a streaming writer that hashes as it goes."""
 
+import math
 import mmap
 import os
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -98,6 +99,18 @@ class TensorFile:
                 name, expected=f"a tensor of {self.path}", got="a name it does not have", remedy="See its names."
             )
         view = np.ndarray(spec.shape, spec.dtype, self.data, self.header.offsets[name])
+        view.flags.writeable = False
+        return view
+
+    def run(self, names: Sequence[str]) -> np.ndarray:
+        """Neighbouring tensors of one dtype as one flat read-only view.
+
+        Args:
+            names: some of `specs`, one after the other.
+        """
+        spec = self.specs[names[0]]
+        count = sum(math.prod(self.specs[name].shape) for name in names)
+        view = np.ndarray((count,), spec.dtype, self.data, self.header.offsets[names[0]])
         view.flags.writeable = False
         return view
 

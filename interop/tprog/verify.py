@@ -1,5 +1,6 @@
 """Everything that is wrong with a checkpoint, found at once; and an index rebuilt from its shards."""
 
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -7,7 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tprog.bounds import MAX_TOKENIZER_BYTES
+from tprog.bounds import INDEX as INDEX_BOUND
+from tprog.bounds import MAX_TOKENIZER_BYTES, Bound
 from tprog.errors import MOST_FINDINGS, FormatError, TritterError
 from tprog.finite import is_finite
 from tprog.hashing import hash_file
@@ -23,6 +25,8 @@ from tprog.tokenizer_copies import REFRESH, belongs_to_tokenizer, copy_findings
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _MOST_FINDINGS = 1_000
+# Of an index, which is read with the weights where it fits the model.
+_INDEX = Bound(nbytes=8 << 20, values=1 << 16)
 
 
 @dataclass(frozen=True)
@@ -178,6 +182,8 @@ def _json_file(directory: Path, name: str) -> None:
     path = safe_file(directory, name)
     if part_of(name) == TOKENIZER:
         check_large_json(path, MAX_TOKENIZER_BYTES)
+    elif name.endswith(".index.json"):
+        check_large_json(path, INDEX_BOUND.nbytes, _INDEX)
     else:
         read_json(path)
 
@@ -226,7 +232,7 @@ def _tensor_file(directory: Path, name: str, finite: bool) -> tuple[int, list[Fi
         file = TensorFile.open(safe_file(directory, name))
     except TritterError as error:
         return 0, [_finding(name, error)]
-    bad = [tensor for tensor in file.specs if finite and not is_finite(file.tensor(tensor))]
+    bad = _not_finite(file) if finite else []
     return len(file.specs), [Finding(name, printable(f"{tensor} holds values that are not finite")) for tensor in bad]
 
 
@@ -235,6 +241,16 @@ def _tokenizer_copies(directory: Path) -> list[Finding]:
         return [Finding(name, problem) for name, problem in copy_findings(directory)]
     except TritterError as error:
         return _findings(directory, error)
+
+
+def _not_finite(file: TensorFile) -> list[str]:
+    """Tensors with values that are not finite; neighbours of one dtype are looked at as one array first."""
+    bad = []
+    for _, group in itertools.groupby(file.specs, key=lambda name: file.specs[name].dtype):
+        names = list(group)
+        if not is_finite(file.run(names)):
+            bad += [name for name in names if not is_finite(file.tensor(name))]
+    return bad
 
 
 def _manifest(directory: Path) -> Manifest | None:

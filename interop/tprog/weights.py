@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Container, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
 
 import numpy as np
 
+from tprog.bounds import INDEX as INDEX_BOUND
 from tprog.buffers import aligned_empty
 from tprog.errors import FormatError, ParameterError
 from tprog.foreign import ADAPTER, foreign_directory
@@ -143,12 +144,15 @@ class Prefixed:
         return self.base.file_of(self.prefix + name)
 
 
-def find_weights(directory: Path, spare: Callable[[str], bool] = lambda _: False) -> TensorSet:
+def find_weights(
+    directory: Path, spare: Callable[[str], bool] = lambda _: False, *, most: int = INDEX_BOUND.values
+) -> TensorSet:
     """Open the weights of a checkpoint, a Hugging Face directory, or a bare weights.safetensors.
 
     Args:
         directory: where they lie.
         spare: whether a name in the index may be in no file.
+        most: most names that an index may have.
 
     Raises:
         FormatError: there are none, there are two sets, an adapter is beside them, a file is broken, or the index
@@ -163,7 +167,7 @@ def find_weights(directory: Path, spare: Callable[[str], bool] = lambda _: False
         if len(single) == 1:
             return open_indexed(directory, dict.fromkeys(single, None))
         _refuse(directory, single)
-    names = read_index(directory / INDEX)
+    names = read_index(directory / INDEX, most)
     strangers = [name for name in single if name not in names.values()]
     if strangers:
         raise FormatError(
@@ -175,8 +179,13 @@ def find_weights(directory: Path, spare: Callable[[str], bool] = lambda _: False
     return open_indexed(directory, dict.fromkeys(names.values()), names, spare)
 
 
-def find_part(directory: Path, stem: str) -> TensorSet | None:
+def find_part(directory: Path, stem: str, *, most: int = INDEX_BOUND.values) -> TensorSet | None:
     """Open another set of tensors: `{stem}.safetensors`, or the files its index names; None where there is neither.
+
+    Args:
+        directory: the checkpoint's.
+        stem: the set's name in it.
+        most: most names that an index may have.
 
     Raises:
         FormatError: a file is missing or broken, or the index reaches outside.
@@ -184,7 +193,7 @@ def find_part(directory: Path, stem: str) -> TensorSet | None:
     path = directory / f"{stem}.safetensors"
     index = path.with_name(f"{path.name}.index.json")
     if index.exists():
-        names = read_index(index)
+        names = read_index(index, most)
         folder = path.parent.relative_to(directory)
         names = {name: (folder / file).as_posix() for name, file in names.items()}
         return open_indexed(directory, dict.fromkeys(names.values()), names)
@@ -193,13 +202,13 @@ def find_part(directory: Path, stem: str) -> TensorSet | None:
     return None
 
 
-def read_index(path: Path) -> dict[str, str]:
-    """The `weight_map` of an index: tensor name to file name.
+def read_index(path: Path, most: int = INDEX_BOUND.values) -> dict[str, str]:
+    """The `weight_map` of an index: tensor name to file name; of `most` names at most.
 
     Raises:
         FormatError: it is no index.
     """
-    names = read_json(path).get("weight_map")
+    names = read_json(path, replace(INDEX_BOUND, values=most)).get("weight_map")
     if not isinstance(names, dict) or not names or not all(isinstance(file, str) for file in names.values()):
         raise FormatError(
             path,

@@ -148,7 +148,7 @@ MALFORMED = {
     "not JSON": (b"{]", b"", "a JSON object"),
     "UTF-16": ('{"x":1}'.encode("utf-16-le"), b"", "a JSON object"),
     "not UTF-8": (b'{"\xff":1}', b"", "not UTF-8"),
-    "half a character": (b'{"\\ud800":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}', b"", "can be printed"),
+    "half a character": (b'{"\\ud800":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}', b"", "surrogate"),
     "NaN": (b'{"x":NaN}', b"", "JSON does not have"),
     "the same name twice": (b'{"x":1,"x":1}', b"", "twice"),
     "the same name by escape": (b'{"x":1,"\\u0078":1}', b"", "twice"),
