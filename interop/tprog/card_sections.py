@@ -87,7 +87,7 @@ def _lineage(history: Sequence[Expansion]) -> str:
             f"{markdown(entry.from_size)} → {markdown(entry.to_size)}",
             markdown(entry.method.replace("_", " ")),
             _guarantee(entry),
-            "not measured" if entry.drift is None else f"{entry.drift:.1e}",
+            entry.described_drift or "not measured",
             f"{entry.tokens_after:,}",
         )
         for number, entry in enumerate(history, 1)
@@ -95,7 +95,9 @@ def _lineage(history: Sequence[Expansion]) -> str:
     columns = ("", "sizes", "method", "promised", "measured", "tokens trained on since")
     return (
         "## Lineage\n\nThis model was grown from a smaller one, oldest growth first. What was measured is the "
-        "largest difference of the logits before and after, over the largest logit.\n\n" + table(columns, rows)
+        "largest difference of the logits before and after, over the largest logit; the mean KL divergence of the "
+        "predictions, in nats a token; and the share of positions with the same most likely token.\n\n"
+        + table(columns, rows)
     )
 
 

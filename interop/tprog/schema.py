@@ -86,8 +86,19 @@ class Expansion(Record):
     @property
     def drift(self) -> float | None:
         """Largest relative difference of the logits; None where it was not measured."""
-        found = (self.measured_drift or {}).get("max_relative")
+        return self.measured("max_relative")
+
+    def measured(self, name: str) -> float | None:
+        """One number of `measured_drift`; None where it was not measured."""
+        found = (self.measured_drift or {}).get(name)
         return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+    @property
+    def described_drift(self) -> str:
+        """What was measured, in a few words; empty where nothing was."""
+        forms = {"max_relative": "{:.1e}", "kl": "KL {:.1e}", "agreement": "the same most likely token at {:.0%}"}
+        known = ((form, self.measured(name)) for name, form in forms.items())
+        return ", ".join(form.format(number) for form, number in known if number is not None)
 
     @property
     def new_layers(self) -> list[int]:

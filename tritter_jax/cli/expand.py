@@ -199,6 +199,15 @@ def expand(
                 f"largest relative difference of the logits: {done.drift.max_relative:.2e} over "
                 f"{done.drift.tokens} tokens ({bound})"
             )
+            within, least = (
+                (f" (at most {promise.kl:.0e})", f" (at least {promise.agreement:.0%})")
+                if promise.exact
+                else ("", "")
+            )
+            console.print(
+                f"KL divergence of the predictions: {done.drift.kl:.2e} nats a token{within}; the same most likely "
+                f"token at {done.drift.agreement:.1%} of positions{least}"
+            )
             if done.drift.before_rounding is not None:
                 console.print(f"before rounding to {done.plan.guarantee.dtype}: {done.drift.before_rounding:.2e}")
         moved = {"optimizer": optimizer, "fisher": fisher}

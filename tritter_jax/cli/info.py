@@ -84,8 +84,8 @@ def _lineage(entry: Expansion) -> str:
     parts = [f"{entry.from_size} -> {entry.to_size}, {entry.method}"]
     if entry.new_layers:
         parts.append(f"new layers {ranges(entry.new_layers)}")
-    if entry.drift is not None:
-        parts.append(f"drift {entry.drift:.1e}")
+    if measured := entry.described_drift:
+        parts.append(f"drift {measured}")
     if entry.tokens_after:
         parts.append(f"{entry.tokens_after:,} tokens since")
     return ", ".join(parts)

@@ -19,13 +19,17 @@ class Drift:
 
     Args:
         max_relative: largest absolute difference of the logits, over the largest absolute logit of the source.
-        before_rounding: the same for the grown weights before they were rounded to a narrow dtype; None where they
-            were not.
+        kl: mean KL divergence of the result's predictions from the source's, in nats a token.
+        agreement: share of positions at which both have the same most likely token.
+        before_rounding: `max_relative` of the grown weights before they were rounded to a narrow dtype; None where
+            they were not.
         tokens: number of positions compared.
         compute_dtype: dtype the logits were computed in, from weights as they are stored.
     """
 
     max_relative: float
+    kl: float
+    agreement: float
     tokens: int
     compute_dtype: str
     before_rounding: float | None = None
@@ -38,19 +42,43 @@ class Drift:
         """Hold the drift against what a plan promised.
 
         Raises:
-            VerificationError: the plan is exact and the drift is beyond its tolerance, or is no number.
+            VerificationError: the plan is exact and what was measured is beyond what it promised, or is no number.
         """
-        measured = [(self.max_relative, guarantee.tolerance, f"as stored in {guarantee.dtype}")]
-        if self.before_rounding is not None:
-            measured.insert(0, (self.before_rounding, TOLERANCE["float32"], "before rounding"))
-        for difference, tolerance, which in measured:
-            if guarantee.exact and not difference <= tolerance:
+        if not guarantee.exact:
+            return
+        exact, stored = TOLERANCE["float32"], f"as stored in {guarantee.dtype}"
+        rounded, before = self.max_relative, self.before_rounding
+        measured = [
+            # First, as it is the growth itself that it judges.
+            (before is None or before <= exact, f"{_equal(exact)}, before rounding", _apart(before)),
+            (rounded <= guarantee.tolerance, f"{_equal(guarantee.tolerance)}, {stored}", _apart(rounded)),
+            (
+                self.kl <= guarantee.kl,
+                f"a KL divergence of the predictions of at most {guarantee.kl:.0e} nats a token, {stored}",
+                f"{self.kl:.2e}",
+            ),
+            (
+                self.agreement >= guarantee.agreement,
+                f"the source's most likely token at {guarantee.agreement:.0%} of positions or more, {stored}",
+                f"{self.agreement:.0%}",
+            ),
+        ]
+        for held, expected, got in measured:
+            if not held:
                 raise VerificationError(
                     where,
-                    expected=f"logits equal to the source's within {tolerance:.0e}, {which}",
-                    got=f"a largest relative difference of {difference:.2e}",
+                    expected=expected,
+                    got=got,
                     remedy="Nothing was written. --no-verify writes the result all the same.",
                 )
+
+
+def _equal(tolerance: float) -> str:
+    return f"logits equal to the source's within {tolerance:.0e}"
+
+
+def _apart(difference: float | None) -> str:
+    return f"a largest relative difference of {difference or 0:.2e}"
 
 
 NARROW = ("bfloat16", "float16")
@@ -88,13 +116,26 @@ def measure_drift(before: Float[Array | np.ndarray, "b s v"], after: Float[Array
 
     Example:
         >>> import jax.numpy as jnp
-        >>> measure_drift(jnp.ones((1, 2, 4)), jnp.full((1, 2, 4), 1.5)).max_relative
-        0.5
+        >>> drift = measure_drift(jnp.ones((1, 2, 4)), jnp.full((1, 2, 4), 1.5))
+        >>> drift.max_relative, abs(drift.kl) < 1e-12, drift.agreement
+        (0.5, True, 1.0)
     """
     old, new = np.asarray(before, np.float64), np.asarray(after[..., : before.shape[-1]], np.float64)
     difference, largest = float(np.max(np.abs(new - old))), float(np.max(np.abs(old)))
     return Drift(
         max_relative=0.0 if difference == 0 else difference / largest if largest else np.inf,
+        kl=_divergence(old, new),
+        agreement=float(np.mean(old.argmax(-1) == new.argmax(-1))),
         tokens=old.shape[0] * old.shape[1],
         compute_dtype=before.dtype.name,
     )
+
+
+def _divergence(old: Float[np.ndarray, "b s v"], new: Float[np.ndarray, "b s v"]) -> float:
+    p, q = (_log_softmax(logits) for logits in (old, new))
+    return float(np.mean(np.sum(np.exp(p) * (p - q), axis=-1)))
+
+
+def _log_softmax(x: Float[np.ndarray, "b s v"]) -> Float[np.ndarray, "b s v"]:
+    x = x - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
