@@ -26,6 +26,7 @@ def import_directory(
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
     check: Check | None = None,
+    tokenizer_from: str | Path | None = None,
 ) -> Path:
     """Write a Hugging Face model directory as a `.tprog`: tensors bit-equal, tokenizer and generation_config kept.
 
@@ -36,6 +37,7 @@ def import_directory(
         shard_size: largest weights file in bytes.
         overwrite: whether an existing checkpoint may be replaced.
         check: see `tprog.writer.write_checkpoint`.
+        tokenizer_from: a directory whose tokenizer is taken in place of the source's own.
 
     Returns:
         The destination.
@@ -53,7 +55,7 @@ def import_directory(
         progressive=progressive or checkpoint.progressive,
         shard_size=shard_size,
         overwrite=overwrite,
-        tokenizer_from=checkpoint.path,
+        tokenizer_from=checkpoint.path if tokenizer_from is None else tokenizer_from,
         files=kept_files(checkpoint),
         parts=checkpoint.to_parts(),
         check=check,

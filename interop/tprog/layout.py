@@ -44,13 +44,15 @@ ORBAX_MARKER = "_CHECKPOINT_METADATA"
 GENERATION_CONFIG = "generation_config.json"
 SPECIAL_TOKENS = "special_tokens.json"
 HF_SPECIAL_TOKENS = "special_tokens_map.json"
+TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER_FILES = (
-    "tokenizer.json",
+    TOKENIZER_JSON,
     SPECIAL_TOKENS,
     HF_SPECIAL_TOKENS,
     TOKENIZER_CONFIG,
     "tokenizer.model",
+    "tekken.json",
     "spiece.model",
     "vocab.json",
     "vocab.txt",

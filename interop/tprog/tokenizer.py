@@ -1,7 +1,7 @@
 """Tokenizer files: found in a checkpoint or a Hugging Face directory, and laid out as either wants them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from tprog.bounds import MAX_TOKENIZER_BYTES
@@ -15,6 +15,7 @@ from tprog.layout import (
     TOKENIZER,
     TOKENIZER_CONFIG,
     TOKENIZER_FILES,
+    TOKENIZER_JSON,
 )
 from tprog.paths import safe_file
 from tprog.remote_code import without_code
@@ -69,6 +70,28 @@ def _fetched(path: Path) -> Path:
 def _copied(name: str, path: Path) -> bytes:
     data = path.read_bytes()
     return without_code(data, path) if name == TOKENIZER_CONFIG else data
+
+
+def unread_tokenizer(files: Iterable[str]) -> str:
+    """What a tokenizer consists of that is in no tokenizer.json; empty where there is nothing of the kind.
+
+    Example:
+        >>> unread_tokenizer(["tekken.json"]), unread_tokenizer(["tokenizer.json", "vocab.json"])
+        ("tekken.json (Mistral's own format) alone", '')
+    """
+    names = set(files)
+    if TOKENIZER_JSON in names:
+        return ""
+    return next((f"{name} ({kind}) alone" for name, kind in _UNREAD.items() if name in names), "")
+
+
+_UNREAD = {
+    "tekken.json": "Mistral's own format",
+    "tokenizer.model": "SentencePiece",
+    "spiece.model": "SentencePiece",
+    "vocab.json": "of a tokenizer in Python",
+    "vocab.txt": "of a tokenizer in Python",
+}
 
 
 def write_tokenizer(directory: Path, files: Mapping[str, Path]) -> None:

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tritter_jax.cli.arguments import Own, output_file, own_path
+from tritter_jax.cli.arguments import Own, ReadWith, output_file, own_path
 from tritter_jax.cli.output import emit, ranges, table
 from tritter_jax.cli.progress import stages
 
@@ -23,6 +23,7 @@ def analyze(
     sequence_length: Annotated[int, typer.Option(help="Tokens scored in a row.", min=1)] = 256,
     everything: Annotated[bool, typer.Option("--all", help="Use all documents, not the held-out ones only.")] = False,
     plot: Annotated[Path, typer.Option(help="The picture to write.")] = Path("tritter-layers.png"),
+    tokenizer: ReadWith = None,
 ) -> None:
     """Measure what each layer does: the loss without it, its block influence, the residual stream, Fisher mass.
 
@@ -47,6 +48,7 @@ def analyze(
             batch_size=batch_size,
             sequence_length=sequence_length,
             everything=everything,
+            tokenizer=tokenizer,
             report=lambda rows, total: stage.advance(rows, total, "rows"),
         )
     found = done.record

@@ -32,6 +32,16 @@ Own = Annotated[
 ]
 """A checkpoint that is written into."""
 
+ReadWith = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        help="Read text with this tokenizer instead of the checkpoint's: a tokenizer.json, a directory with one, "
+        "org/name on the Hub, or bytes.",
+    ),
+]
+"""A tokenizer chosen for text that is read; `tritter_jax.data.choose_tokenizer` finds it."""
+
 MAX_SEED = (1 << 32) - 1
 """Largest seed: jax keeps 32 bits of it."""
 

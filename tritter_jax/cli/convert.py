@@ -1,5 +1,6 @@
 """tritter import and tritter export: Hugging Face, PyTorch, Orbax and runs, in and out."""
 
+from contextlib import AbstractContextManager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from tprog import UsageError, count_parameters
-from tprog.layout import ORBAX_MARKER, ORBAX_PARAMS, SHARD_SIZE
+from tprog.layout import ORBAX_MARKER, ORBAX_PARAMS, SHARD_SIZE, TOKENIZER_JSON
+from tprog.tokenizer import unread_tokenizer
 
 from tritter_jax.cli.arguments import Source, byte_count, is_run_directory, source_path
 from tritter_jax.cli.output import emit, tell_code
@@ -39,6 +41,13 @@ def import_(
     no_tokenizer: Annotated[
         bool, typer.Option("--no-tokenizer", help="Leave the tokenizer of a GGUF file out.")
     ] = False,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Take this tokenizer along, not the source's: a tokenizer.json, a directory with one, org/name "
+            "on the Hub, or bytes."
+        ),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Write a model directory, a GGUF file, or what Orbax wrote, as a .tprog; tensors stay bit-equal.
@@ -62,29 +71,49 @@ def import_(
     file = directory.is_file()
     if no_tokenizer and not file:
         raise UsageError("--no-tokenizer", expected="a GGUF file to read", got=directory, remedy="Leave it out.")
+    orbax = (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file()
+    if tokenizer is not None and (run or orbax or no_tokenizer):
+        raise UsageError(
+            "--tokenizer", expected="a model directory or a GGUF file, and no --no-tokenizer",
+            got="--no-tokenizer" if no_tokenizer else directory, remedy="Leave --tokenizer out.",
+        )  # fmt: skip
     notes: dict[str, Any] = {}
-    with stages() as stage:
+    with stages() as stage, _chosen(tokenizer) as folder:
         stage("copying")
         if file:
             from tprog.gguf_import import import_gguf
 
             done = import_gguf(
-                directory, destination, tokenizer=not no_tokenizer, shard_size=limit, overwrite=overwrite
-            )
+                directory, destination, tokenizer=not no_tokenizer, tokenizer_from=folder, shard_size=limit,
+                overwrite=overwrite,
+            )  # fmt: skip
             path, notes = done.path, {"stored_in_gguf_as": list(done.types)}
         elif run:
             from tritter_jax.train.exchange import import_run
 
             path = import_run(directory, destination, step=step, shard_size=limit, overwrite=overwrite)
-        elif (directory / ORBAX_PARAMS / ORBAX_MARKER).is_file():
+        elif orbax:
             from tritter_jax.train.orbax_export import import_orbax
 
             path = import_orbax(directory, destination, shard_size=limit, overwrite=overwrite)
         else:
-            path = import_directory(directory, destination, shard_size=limit, overwrite=overwrite)
+            path = import_directory(
+                directory, destination, shard_size=limit, overwrite=overwrite, tokenizer_from=folder
+            )
             tell_code(directory, "left out, as code does not come along")
-    config = open_checkpoint(path).config
-    _report(path, "tprog", config.dtype, count_parameters(config), **notes)
+    done = open_checkpoint(path)
+    if not no_tokenizer and TOKENIZER_JSON not in done.tokenizer_files:
+        unread = unread_tokenizer(done.tokenizer_files)
+        notes["no_tokenizer"] = f"{unread}, which is kept and not read here" if unread else "no tokenizer found"
+    _report(path, "tprog", done.config.dtype, count_parameters(done.config), **notes)
+
+
+def _chosen(tokenizer: str | None) -> AbstractContextManager[Path | None]:
+    if tokenizer is None:
+        return nullcontext()
+    from tritter_jax.data.choice import tokenizer_folder
+
+    return tokenizer_folder(tokenizer)
 
 
 def export(
@@ -164,6 +193,8 @@ def export(
 def _report(path: Path, kind: str, dtype: str, parameters: int, **notes: Any) -> None:
     def render(console: Console) -> None:
         console.print(f"{path}: {kind}, {parameters:,} parameters, {dtype}", markup=False)
+        if found := notes.get("no_tokenizer"):
+            console.print(f"{found}: text is read with what --tokenizer names, here or later", markup=False)
         if names := notes.get("stored_in_gguf_as"):
             console.print(f"stored in GGUF as {', '.join(names)}", markup=False)
         if names := notes.get("stored_as_f16"):

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from tritter_jax.cli.arguments import MAX_SEED, Source, own_path, source_path
+from tritter_jax.cli.arguments import MAX_SEED, ReadWith, Source, own_path, source_path
 from tritter_jax.cli.output import emit, out, table
 from tritter_jax.cli.progress import stages
 
@@ -34,6 +34,7 @@ def eval_(
         bool,
         typer.Option("--store", help="Beside --baseline: write the losses into the checkpoint's progressive.json."),
     ] = False,
+    tokenizer: ReadWith = None,
 ) -> None:
     """Print loss, perplexity and bits per byte of each data set; against earlier checkpoints also what was forgotten.
 
@@ -71,6 +72,7 @@ def eval_(
             batch_size=batch_size,
             sequence_length=sequence_length,
             everything=everything,
+            tokenizer=tokenizer,
         )
         if store:
             amend(checkpoint.path, task_losses=done.losses.to_json())
@@ -127,6 +129,7 @@ def generate(
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token each time.", min=0)] = 0.8,
     top_k: Annotated[int, typer.Option(help="Draw among the likeliest k; 0 for all.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.", min=0, max=MAX_SEED)] = 0,
+    tokenizer: ReadWith = None,
 ) -> None:
     """Sample text from a checkpoint, for a look at the model.
 
@@ -141,11 +144,11 @@ def generate(
         import jax.numpy as jnp
         import tprog.flax
 
-        from tritter_jax.data import byte_tokenizer, load_tokenizer
+        from tritter_jax.data import choose_tokenizer
         from tritter_jax.model import generate as sample
 
-        tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
-        ids = jnp.asarray(tokenizer.encode(prompt), jnp.int32)[None]
+        reader = choose_tokenizer(checkpoint, tokenizer)
+        ids = jnp.asarray(reader.encode(prompt), jnp.int32)[None]
         made = sample(
             tprog.flax.load(checkpoint),
             ids,
@@ -155,6 +158,6 @@ def generate(
             temperature=temperature,
             top_k=top_k,
         )
-        text = tokenizer.decode([int(token) for token in made[0]])
+        text = reader.decode([int(token) for token in made[0]])
 
     emit({"prompt": prompt, "text": text}, lambda _: out().print(prompt + text, markup=False))

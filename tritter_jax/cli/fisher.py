@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tritter_jax.cli.arguments import MAX_SEED, Source, check_dtype, own_path, source_path
+from tritter_jax.cli.arguments import MAX_SEED, ReadWith, Source, check_dtype, own_path, source_path
 from tritter_jax.cli.output import emit, err
 from tritter_jax.cli.progress import stages
 
@@ -51,6 +51,7 @@ def fisher(
         bool, typer.Option("--restart", help="Throw away what was measured before an interruption.")
     ] = False,
     save_every: Annotated[float, typer.Option(help="Seconds between saves of what was measured.", min=0)] = 60.0,
+    tokenizer: ReadWith = None,
 ) -> None:
     """Measure the diagonal of the Fisher information, for elastic weight consolidation, and store it with its anchor.
 
@@ -96,6 +97,7 @@ def fisher(
             rules=mesh_rules(axes),
             restart=restart,
             save_every=save_every,
+            tokenizer=tokenizer,
             report=report,
             say=say,
         )

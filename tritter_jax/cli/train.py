@@ -23,6 +23,7 @@ def train(
         typer.Option(help="A text file, directory, glob or builtin:prose, for data.train. May be repeated."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Short for --set output.directory=...")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Short for --set data.tokenizer=...")] = None,
     resume: Annotated[
         Path | None, typer.Option(help="A run directory: go on with its own run.toml, wherever it was moved to.")
     ] = None,
@@ -42,7 +43,7 @@ def train(
         tritter train --set model.checkpoint=a-7B-0.tprog --data ./text --out runs/a
         tritter train --resume runs/a
     """
-    settings = _settings(config, change or [], data or [], out, resume)
+    settings = _settings(config, change or [], data or [], out, resume, tokenizer)
     import jax
 
     from tritter_jax.aot import Topology
@@ -102,7 +103,12 @@ def train(
 
 
 def _settings(
-    config: Path | None, changes: list[str], data: list[str], out: Path | None, resume: Path | None
+    config: Path | None,
+    changes: list[str],
+    data: list[str],
+    out: Path | None,
+    resume: Path | None,
+    tokenizer: str | None,
 ) -> "RunConfig":
     from tprog import UsageError
 
@@ -117,8 +123,11 @@ def _settings(
             )  # fmt: skip
         config, out = resume / SETTINGS, resume
     places: dict[str, dict[str, Any]] = {}
-    if data:
-        places["data"] = {"train": data[0] if len(data) == 1 else data}
+    chosen = ({"train": data[0] if len(data) == 1 else data} if data else {}) | (
+        {"tokenizer": tokenizer} if tokenizer else {}
+    )
+    if chosen:
+        places["data"] = chosen
     if out is not None:
         places["output"] = {"directory": str(out)}
     return RunConfig.load(config, changes, places) if config else RunConfig.parse({}, changes, places)

@@ -3,6 +3,7 @@
 from tritter_jax.data.batches import EvalBatches, TrainBatches, eval_batches, train_batches
 from tritter_jax.data.builtin import BUILTIN
 from tritter_jax.data.cache import cache_directory, tokenize
+from tritter_jax.data.choice import choose_tokenizer
 from tritter_jax.data.corpus import Corpus, Document, open_corpora, open_corpus
 from tritter_jax.data.rows import Batch
 from tritter_jax.data.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ __all__ = [
     "TrainBatches",
     "byte_tokenizer",
     "cache_directory",
+    "choose_tokenizer",
     "eval_batches",
     "load_tokenizer",
     "open_corpora",

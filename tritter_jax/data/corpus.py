@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tprog import UsageError
 
+from tritter_jax.data.structured import AS_TEXT, refuse_structured, structure_of
 from tritter_jax.data.text import cut_pieces, file_pieces, looks_like_text
 
 
@@ -96,10 +97,11 @@ def open_corpus(spec: str | Path) -> Corpus:
 
     Args:
         spec: a text file (one document), a directory (its text files at any depth, hidden and binary ones passed
-            over), a glob such as `"notes/**/*.md"`, or a built-in corpus such as `"builtin:prose"`.
+            over), a glob such as `"notes/**/*.md"`, or a built-in corpus such as `"builtin:prose"`. `text:` before
+            a path takes every file as running text, also one that holds records or a table.
 
     Raises:
-        UsageError: nothing is there, what is there is empty, or there is no such built-in corpus.
+        UsageError: nothing is there, what is there is empty or structured data, or there is no such built-in corpus.
 
     Example:
         >>> open_corpus("builtin:prose").documents[0].name
@@ -114,15 +116,25 @@ def open_corpus(spec: str | Path) -> Corpus:
     text = os.fspath(spec)
     if text.startswith(PREFIX):
         return open_builtin(text)
-    path = Path(text).expanduser()
+    plain = text.removeprefix(AS_TEXT)
+    path = Path(plain).expanduser()
     if path.is_file():
-        return _corpus(text, [(path.name, path)])
-    if path.is_dir():
-        found = list(_walk(path))
-        return _corpus(text, [pair for pair in found if looks_like_text(pair[1])], found=found)
-    if has_magic(text):
-        return _corpus(text, list(_matching(path)))
-    raise UsageError(
+        found, among_others = [(path.name, path)], False
+    elif path.is_dir():
+        found, among_others = list(_walk(path)), True
+    elif has_magic(plain):
+        found, among_others = list(_matching(path)), True
+    else:
+        raise _nothing(text, path)
+    texts = [pair for pair in found if looks_like_text(pair[1])] if path.is_dir() else found
+    if plain == text:
+        kinds = ((name, structure_of(file, among_others=among_others)) for name, file in texts)
+        refuse_structured(text, [(name, kind) for name, kind in kinds if kind is not None])
+    return _corpus(plain, texts, found=found)
+
+
+def _nothing(text: str, path: Path) -> UsageError:
+    return UsageError(
         text, expected="a text file, a directory, a glob, builtin:prose or builtin:code",
         got="neither a file nor a directory" if path.exists() else "nothing there",
         remedy="Check the path of --data.",

@@ -10,9 +10,8 @@ import numpy as np
 import tokenizers
 from jaxtyping import Integer
 from tprog import FormatError, UsageError
-from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
+from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
 
-TOKENIZER_JSON = "tokenizer.json"
 PAD = "<|pad|>"
 
 

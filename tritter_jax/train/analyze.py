@@ -50,12 +50,13 @@ def analyze(
     everything: bool = False,
     dtype: str | None = None,
     cache: str | Path | None = None,
+    tokenizer: str | None = None,
     report: Callable[[int, int], None] = lambda rows, total: None,
 ) -> Analyzed:
     """Measure what each layer is worth, and store it in the checkpoint's progressive.json; no weight is touched.
 
     Args:
-        checkpoint: the model, with its tokenizer; bytes where it has none.
+        checkpoint: the model, with its tokenizer.
         data: as `--data`: a file, directory, glob, or builtin corpus, of which the held-out documents are used.
         samples: number of rows at most; batches are taken at even distances.
         batch_size: rows at a time.
@@ -63,6 +64,7 @@ def analyze(
         everything: use the training documents too.
         dtype: dtype of the computation; that of the weights when None.
         cache: where token files are kept.
+        tokenizer: another tokenizer than the checkpoint's, as for `tritter_jax.data.choose_tokenizer`.
         report: told rows done and rows in all after every batch.
 
     Raises:
@@ -78,6 +80,7 @@ def analyze(
         sequence_length=sequence_length,
         everything=everything,
         cache=cache,
+        tokenizer=tokenizer,
     )
     stride = -(-len(batches) * batch_size // samples)
     rows = -(-len(batches) // stride) * batch_size

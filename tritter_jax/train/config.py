@@ -27,6 +27,8 @@ Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 STRONGEST = 1e30
 """Largest lambda: far from where float32 ends, far beyond what holds a weight where it is."""
+OWN = "checkpoint"
+"""Names the tokenizer of the checkpoint that is trained on."""
 IN_RUN = "run:"
 """Begins a path that lies in the run directory."""
 
@@ -51,12 +53,13 @@ class ModelSection(_Section):
 class DataSection(_Section):
     """What it is trained on: one or several of what `--data` takes, and the share of it that is held out.
 
-    `tokenizer` is `bytes`, a tokenizer.json, a directory that holds one, or `org/name` on the Hub.
+    `tokenizer` is `bytes`, `checkpoint` (the one of the checkpoint that is trained on), a tokenizer.json, a directory
+    that holds one, or `org/name` on the Hub; by default the checkpoint's, and bytes for a new model.
     """
 
     train: str | Annotated[list[str], Field(min_length=1)] = "builtin:prose"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    tokenizer: str = "bytes"
+    tokenizer: str | None = None
     sequence_length: Annotated[int, Field(ge=2)] = 256
     batch_size: Positive = 8
     seed: Seed = 0
@@ -241,6 +244,7 @@ class RunConfig(_Section):
             UsageError: there is none, or the Hub does not give it.
         """
         text = self.data.tokenizer
+        assert text is not None
         return self.path(text) if text.startswith(IN_RUN) else tokenizer_path(text)
 
     @property

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import tprog.flax
 from tprog.reader import Checkpoint
 
-from tritter_jax.data import EvalBatches, byte_tokenizer, eval_batches, load_tokenizer, open_corpus, tokenize
+from tritter_jax.data import EvalBatches, choose_tokenizer, eval_batches, open_corpus, tokenize
 from tritter_jax.sharding import MeshShape, make_mesh
 from tritter_jax.train.step import compile_eval_step
 
@@ -45,20 +45,22 @@ def evaluate(
     everything: bool = False,
     cache: str | Path | None = None,
     dtype: str | None = None,
+    tokenizer: str | None = None,
 ) -> Evaluation:
     """Score a corpus' held-out documents (or all of them) once, each token exactly once.
 
     Args:
-        checkpoint: the model, with its tokenizer; bytes where it has none.
+        checkpoint: the model, with its tokenizer.
         data: as `--data`: a file, directory, glob, or builtin corpus.
         batch_size: rows at a time.
         sequence_length: tokens scored in a row.
         everything: score the training documents too.
         cache: where token files are kept.
         dtype: dtype of the computation; that of the weights when None.
+        tokenizer: another tokenizer than the checkpoint's, as for `tritter_jax.data.choose_tokenizer`.
 
     Raises:
-        UsageError: the corpus is empty or has a token id beyond the model's vocabulary.
+        UsageError: there is no tokenizer, the corpus is empty or has a token id beyond the model's vocabulary.
     """
     batches = batches_of(
         checkpoint,
@@ -67,6 +69,7 @@ def evaluate(
         sequence_length=sequence_length,
         everything=everything,
         cache=cache,
+        tokenizer=tokenizer,
     )
     mesh = make_mesh(MeshShape())
     step = compile_eval_step(mesh, checkpoint.config, dtype=dtype)
@@ -89,14 +92,14 @@ def batches_of(
     sequence_length: int,
     everything: bool = False,
     cache: str | Path | None = None,
+    tokenizer: str | None = None,
 ) -> EvalBatches:
     """A corpus' held-out documents (or all of them) as a checkpoint reads them; arguments as for `evaluate`.
 
     Raises:
         UsageError: as `evaluate`.
     """
-    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
-    tokens = tokenize(open_corpus(data), tokenizer, cache=cache)
+    tokens = tokenize(open_corpus(data), choose_tokenizer(checkpoint, tokenizer), cache=cache)
     return eval_batches(
         tokens.everything if everything else tokens.held_out,
         batch_size=batch_size,

@@ -84,6 +84,7 @@ def measure_fisher(
     restart: bool = False,
     save_every: float = 60.0,
     cache: str | Path | None = None,
+    tokenizer: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Measured:
@@ -93,7 +94,7 @@ def measure_fisher(
     then goes on from there. All processes of a job call it.
 
     Args:
-        checkpoint: the model, with its tokenizer; bytes where it has none.
+        checkpoint: the model, with its tokenizer.
         data: as `--data`: a file, directory, glob, or builtin corpus, of which the training documents are used.
         destination: the checkpoint to make; the source itself is replaced, whole, when None.
         samples: number of rows, drawn without repetition.
@@ -112,6 +113,7 @@ def measure_fisher(
         restart: whether a measurement that was begun is thrown away.
         save_every: seconds between two times that it is kept.
         cache: where token files are kept.
+        tokenizer: another tokenizer than the checkpoint's, as for `tritter_jax.data.choose_tokenizer`.
         report: told after every batch.
         say: told where it goes on, or cannot.
 
@@ -136,8 +138,9 @@ def measure_fisher(
         refuse_taken(path, overwrite=not new, is_ours=is_checkpoint, source=checkpoint.path if new else None)
         _check_tasks(checkpoint, tasks, gamma)
         return sample_rows(
-            checkpoint, data, mesh, samples=samples, batch_size=batch_size, length=length, seed=seed, cache=cache
-        )
+            checkpoint, data, mesh, samples=samples, batch_size=batch_size, length=length, seed=seed, cache=cache,
+            tokenizer=tokenizer,
+        )  # fmt: skip
 
     batches = all_or_none(prepare)
     command = {

@@ -29,6 +29,7 @@ def measure_grown(
     sequence_length: int = 256,
     seed: int = 0,
     cache: str | Path | None = None,
+    tokenizer: str | None = None,
     report: Callable[[Progress], None] = lambda _: None,
 ) -> MeasuredFisher:
     """Measure the Fisher information of a grown model at its anchor, as that of its source was measured.
@@ -45,6 +46,7 @@ def measure_grown(
         sequence_length: tokens scored in a row.
         seed: of rows and draws.
         cache: where token files are kept.
+        tokenizer: another tokenizer than the checkpoint's, as for `tritter_jax.data.choose_tokenizer`.
         report: told after every batch.
 
     Raises:
@@ -70,8 +72,9 @@ def measure_grown(
     mesh = make_mesh(MeshShape())
     length = min(sequence_length, plan.target.max_position_embeddings - 1)
     batches = sample_rows(
-        checkpoint, data, mesh, samples=samples, batch_size=batch_size, length=length, seed=seed, cache=cache
-    )
+        checkpoint, data, mesh, samples=samples, batch_size=batch_size, length=length, seed=seed, cache=cache,
+        tokenizer=tokenizer,
+    )  # fmt: skip
     try:
         anchor = grown_parts(checkpoint, plan, optimizer="reset", fisher=next(iter(FISHER))).tensors["old_params"]
         total = estimate_fisher(

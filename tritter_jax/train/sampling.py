@@ -7,7 +7,7 @@ from tprog import UsageError
 from tprog.reader import Checkpoint
 
 from tritter_jax.continual.fisher import batch_shards
-from tritter_jax.data import TrainBatches, byte_tokenizer, load_tokenizer, open_corpus, tokenize, train_batches
+from tritter_jax.data import TrainBatches, choose_tokenizer, open_corpus, tokenize, train_batches
 from tritter_jax.train.processes import batch_part
 
 
@@ -21,11 +21,12 @@ def sample_rows(
     length: int,
     seed: int,
     cache: str | Path | None,
+    tokenizer: str | None = None,
 ) -> TrainBatches:
     """This process' part of rows of a corpus' training documents, in the order in which they are to be measured on.
 
     Args:
-        checkpoint: whose tokenizer is used; bytes where it has none.
+        checkpoint: whose tokenizer is used.
         data: as `--data`: a file, directory, glob, or builtin corpus.
         mesh: the devices.
         samples: number of rows that will be taken; None where all there are will do.
@@ -33,11 +34,12 @@ def sample_rows(
         length: tokens scored in a row.
         seed: of the order.
         cache: where token files are kept.
+        tokenizer: another tokenizer than the checkpoint's, as for `choose_tokenizer`.
 
     Raises:
-        UsageError: the corpus has fewer rows, or the mesh does not divide a batch.
+        UsageError: there is no tokenizer, the corpus has fewer rows, or the mesh does not divide a batch.
     """
-    tokenizer = load_tokenizer(checkpoint.path) if checkpoint.tokenizer_files else byte_tokenizer()
+    reader = choose_tokenizer(checkpoint, tokenizer)
     part, parts = batch_part(mesh)
     if batch_size % batch_shards(mesh):
         raise UsageError(
@@ -45,7 +47,7 @@ def sample_rows(
             remedy="Choose another batch size, or a smaller mesh.",
         )  # fmt: skip
     batches = train_batches(
-        tokenize(open_corpus(data), tokenizer, cache=cache),
+        tokenize(open_corpus(data), reader, cache=cache),
         batch_size=batch_size,
         sequence_length=length,
         seed=seed,

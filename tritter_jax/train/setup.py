@@ -17,11 +17,19 @@ from tprog.layout import PROGRESSIVE
 from tprog.reader import Checkpoint, open_checkpoint
 from tprog.schema import read_progressive
 
-from tritter_jax.data import TokenFile, Tokenizer, byte_tokenizer, load_tokenizer, open_corpora, tokenize
-from tritter_jax.data.vocabulary import BYTES
+from tritter_jax.data import (
+    TokenFile,
+    Tokenizer,
+    byte_tokenizer,
+    choose_tokenizer,
+    load_tokenizer,
+    open_corpora,
+    tokenize,
+)
+from tritter_jax.data.choice import BYTE_NAMES
 from tritter_jax.model import REMAT, init_params
 from tritter_jax.sharding import DEFAULT_RULES, MESH_AXES, MeshShape, Rules, make_mesh
-from tritter_jax.train.config import MeshSection, RunConfig
+from tritter_jax.train.config import OWN, MeshSection, RunConfig
 from tritter_jax.train.kept import check_kept
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
 from tritter_jax.train.places import require_checkpoints
@@ -132,6 +140,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     )
     require_checkpoints(settings)
     origin, tokenizer, model = choose_model(settings)
+    settings = _with_tokenizer_named(settings, origin)
     layout = lay_out(settings, model)
     batch_part(layout.mesh)  # raises where a process would have nothing to do
     check_kept(settings, _past(settings, origin))
@@ -217,10 +226,26 @@ def _past(settings: RunConfig, origin: Checkpoint | None) -> Checkpoint | Start 
     return open_start(settings.directory) if origin is None and has_start(settings.directory) else origin
 
 
+def _with_tokenizer_named(settings: RunConfig, origin: Checkpoint | None) -> RunConfig:
+    """The settings with the tokenizer that was used in the place of none, as run.toml has them."""
+    if settings.data.tokenizer is not None:
+        return settings
+    used = BYTE_NAMES[0] if origin is None else OWN
+    return settings.model_copy(update={"data": settings.data.model_copy(update={"tokenizer": used})})
+
+
 def _tokenizer(settings: RunConfig, origin: Checkpoint | None) -> Tokenizer:
-    if settings.data.tokenizer not in ("bytes", BYTES):
+    chosen = settings.data.tokenizer
+    if chosen in BYTE_NAMES or (chosen is None and origin is None):
+        return byte_tokenizer()
+    if chosen is not None and chosen != OWN:
         return load_tokenizer(settings.tokenizer())
-    return load_tokenizer(origin.path) if origin is not None and origin.tokenizer_files else byte_tokenizer()
+    if origin is None:
+        raise UsageError(
+            "data.tokenizer", expected="a tokenizer, where no checkpoint is gone on from", got=repr(OWN),
+            remedy="Leave it out for bytes, or name a directory that holds a tokenizer.json.",
+        )  # fmt: skip
+    return choose_tokenizer(origin, option="--tokenizer")
 
 
 def mesh_shape(section: MeshSection, devices: Sequence[Any] | None = None) -> MeshShape:
