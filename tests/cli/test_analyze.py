@@ -10,7 +10,7 @@ from tprog.reader import open_checkpoint
 
 from tests.cli.conftest import entries
 
-OPTIONS = ("--data", "builtin:prose", "--sequence-length", 32, "--samples", 40)
+OPTIONS = ("--tokenizer", "bytes", "--data", "builtin:prose", "--sequence-length", 32, "--samples", 40)
 
 
 @pytest.fixture
@@ -51,7 +51,18 @@ def test_analyze_stores_its_findings_and_touches_no_other_file(tritter, model):
 
 
 def test_a_person_sees_a_bar_a_layer_and_fisher_where_it_is_stored(tritter, model):
-    options = ("--data", "builtin:prose", "--sequence-length", 16, "--batch-size", 4, "--samples", 4)
+    options = (
+        "--tokenizer",
+        "bytes",
+        "--data",
+        "builtin:prose",
+        "--sequence-length",
+        16,
+        "--batch-size",
+        4,
+        "--samples",
+        4,
+    )
     assert tritter("fisher", model, *options).code == 0
     outcome = tritter("analyze", model, *OPTIONS)
     assert outcome.code == 0, outcome.err
@@ -78,7 +89,7 @@ def test_importance_drives_the_positions_of_new_layers(tritter, model, config_fi
 def test_what_cannot_be_analysed_is_told_in_a_paragraph(tritter, model, monkeypatch):
     Path("short.txt").write_text("Too short to tell anything.")
     before = (model / "progressive.json").read_bytes()
-    short = tritter("analyze", model, "--data", "short.txt", "--all").error
+    short = tritter("analyze", model, *OPTIONS[:2], "--data", "short.txt", "--all").error
     assert "at least 1,000 tokens to tell layers apart, got" in short
     assert "a file that can be written" in tritter("analyze", model, *OPTIONS, "--plot", "no/such.png").error
     assert "a file that can be written" in tritter("analyze", model, *OPTIONS, "--plot", ".").error

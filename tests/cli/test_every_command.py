@@ -57,7 +57,8 @@ def parse(line: str) -> str:
     return " ".join(names)
 
 
-SIZE = ("--sequence-length", "16", "--batch-size", "2", "--all")
+BYTES = ("--tokenizer", "bytes")
+SIZE = ("--sequence-length", "16", "--batch-size", "2", "--all", *BYTES)
 TEXT = ("--data", "text")
 RIGHT = {
     "expand": ("--from", "a.tprog", "--to", "large.json", "--layers", "0"),
@@ -65,9 +66,9 @@ RIGHT = {
     "analyze": ("a.tprog", *TEXT, "--samples", "70", *SIZE),
     "recommend": ("a.tprog",),
     "train": ("--set", "model.config=small.json", "--set", "data.tokenizer=bytes", "--out", "run", *TEXT),
-    "fisher": ("a.tprog", *TEXT, "--samples", "2", *SIZE[:4], "--out", "fisher.tprog"),
+    "fisher": ("a.tprog", *TEXT, "--samples", "2", *SIZE[:4], *BYTES, "--out", "fisher.tprog"),
     "eval": ("a.tprog", *TEXT, *SIZE),
-    "generate": ("a.tprog", "--length", "2"),
+    "generate": ("a.tprog", "--length", "2", *BYTES),
     "info": ("a.tprog",),
     "report": ("a.tprog",),
     "verify": ("a.tprog",),

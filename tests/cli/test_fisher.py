@@ -16,7 +16,9 @@ def model(tritter, config_file):
     return outcome.json["path"]
 
 
-OPTIONS = ("--data", "builtin:prose", "--sequence-length", 16, "--batch-size", 4, "--samples", 10)
+OPTIONS = (
+    "--tokenizer", "bytes", "--data", "builtin:prose", "--sequence-length", 16, "--batch-size", 4, "--samples", 10,
+)  # fmt: skip
 
 
 def test_fisher_writes_information_anchor_and_unit_into_the_checkpoint(tritter, model, monkeypatch):
@@ -65,7 +67,8 @@ def test_expanding_says_what_is_guessed_and_measures_it_where_data_are_given(tri
     assert tritter("fisher", model, *OPTIONS).code == 0
     guessed = tritter("expand", *grow, "--out", "a.tprog", "--no-verify").out
     assert "640 new entries have the median of their kind" in guessed  # attention out and down of one layer
-    measured = tritter("expand", *grow, "--out", "b.tprog", "--no-verify", "--refresh-fisher", "builtin:prose").out
+    again = ("--refresh-fisher", "builtin:prose", "--tokenizer", "bytes")
+    measured = tritter("expand", *grow, "--out", "b.tprog", "--no-verify", *again).out
     assert "640 new entries were measured on builtin:prose" in measured
     one, other = (open_checkpoint(path).part("fisher") for path in ("a.tprog", "b.tprog"))
     parted = {name for name in one.names if not np.array_equal(one.tensor(name), other.tensor(name))}

@@ -28,6 +28,8 @@ def models(tmp_path):
         4,
         "--sequence-length",
         16,
+        "--tokenizer",
+        "bytes",
     )
 
 

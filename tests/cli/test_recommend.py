@@ -116,7 +116,8 @@ def test_without_a_path_it_is_what_was_changed_last_here(tritter, run, monkeypat
 def test_wrong_questions_are_told_in_a_paragraph(tritter, run, config_file):
     directory, checkpoint = run
     assert "expected a larger size" in tritter("recommend", checkpoint, "--to", config_file()).error
-    assert "head_dim: expected 8" in tritter("recommend", checkpoint, "--to", "7B").error
+    other = config_file("other.json", hidden_size=80, num_attention_heads=5)
+    assert "head_dim: expected 8" in tritter("recommend", checkpoint, "--to", other).error
     assert "Did you mean" in tritter("recommend", checkpoint, "--to", "7X").error
     (directory / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n[1, 2]\nnot json')
     assert "at least 8 lines with step, loss and tokens_seen" in tritter("recommend", directory, "--when").error

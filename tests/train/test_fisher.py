@@ -60,7 +60,11 @@ def measure(model, text, tmp_path):
                 at(progress)
 
         out = tmp_path / name
-        given = OPTIONS | {"cache": tmp_path / "cache", "report": report, "say": said.append} | options
+        given = (
+            OPTIONS
+            | {"tokenizer": "bytes", "cache": tmp_path / "cache", "report": report, "say": said.append}
+            | options
+        )
         done = measure_fisher(open_checkpoint(source), data, out, **given)
         return open_checkpoint(done.path), told, said
 

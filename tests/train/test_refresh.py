@@ -20,7 +20,7 @@ from tritter_jax.train.refresh import measure_grown
 CONFIG = tiny_config(vocab_size=258, num_layers=1, dtype="float32")
 LARGE = replace(CONFIG, num_layers=2, hidden_size=12, intermediate_size=16)
 TEXT = "".join(f"{i} times {i} is {i * i}.\n\n" for i in range(400))
-ROWS = {"samples": 16, "batch_size": 8, "sequence_length": 12}
+ROWS = {"samples": 16, "batch_size": 8, "sequence_length": 12, "tokenizer": "bytes"}
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.text import Text
-from tprog import ModelConfig, size_label
+from tprog import ModelConfig, UsageError, size_label
 from tprog.layout import SHARD_SIZE
 
 from tritter_jax.cli import completion
@@ -87,6 +87,10 @@ def expand(
             "measured on the grown model; without, they get the median of their kind."
         ),
     ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Beside --refresh-fisher: read its text with this tokenizer instead of the checkpoint's."),
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify/--no-verify", help="Compare both models before the result is put in place.")
     ] = True,
@@ -109,6 +113,10 @@ def expand(
         tritter expand --from a-3B-0.tprog
     """
     limit, chosen = byte_count(shard_size), layer_list(layers)
+    if tokenizer is not None and refresh_fisher is None:
+        raise UsageError(
+            "--tokenizer", expected="--refresh-fisher beside it", got="none", remedy="Leave --tokenizer out."
+        )
     with stages() as stage:
         stage("starting")
         from tprog.commit import refuse_taken
@@ -159,7 +167,7 @@ def expand(
             stage("measuring the grown model's Fisher information")
             from tritter_jax.train.refresh import measure_grown
 
-            measured = measure_grown(checkpoint, plan, refresh_fisher)
+            measured = measure_grown(checkpoint, plan, refresh_fisher, tokenizer=tokenizer)
         done = run(
             checkpoint,
             destination,
