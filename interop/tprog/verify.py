@@ -1,8 +1,7 @@
-"""Everything that is wrong with a checkpoint, found at once; and an index rebuilt from its shards."""
+"""Everything that is wrong with a checkpoint, found at once."""
 
 import itertools
 import os
-import re
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +13,15 @@ from tprog.errors import MOST_FINDINGS, FormatError, TritterError
 from tprog.finite import is_finite
 from tprog.hashing import hash_file
 from tprog.hub_files import part_of
-from tprog.jsonio import check_large_json, read_json, write_json
-from tprog.layout import INDEX, PROGRESSIVE, RNG_STATE, TENSOR_PARTS, TOKENIZER
+from tprog.jsonio import check_large_json, read_json
+from tprog.layout import PROGRESSIVE, RNG_STATE, TENSOR_PARTS, TOKENIZER
 from tprog.paths import real_path, safe_file
 from tprog.printable import LONGEST_MESSAGE, cut, printable
 from tprog.reader import Checkpoint, open_checkpoint
-from tprog.schema import FileRecord, Manifest, read_progressive, write_progressive
+from tprog.schema import Manifest, read_progressive
 from tprog.tensorfile import TensorFile
 from tprog.tokenizer_copies import REFRESH, belongs_to_tokenizer, copy_findings
 
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors")
 _MOST_FINDINGS = 1_000
 # Of an index, which is read with the weights where it fits the model.
 _INDEX = Bound(nbytes=8 << 20, values=1 << 16)
@@ -128,34 +126,6 @@ def verify(path: str | Path, *, checksums: bool = True, finite: bool = True) -> 
         tensors=tensors,
         checksums=len(manifest.files) if manifest is not None and checksums else 0,
     )
-
-
-def repair_index(path: str | Path) -> Path:
-    """Rebuild model.safetensors.index.json from the headers of the weights files, and its entry in the manifest.
-
-    Returns:
-        The index.
-
-    Raises:
-        FormatError: there are no weights, a shard is missing or broken, or two hold the same tensor.
-    """
-    directory = real_path(path)
-    weight_map: dict[str, str] = {}
-    total = 0
-    for name in _complete_set(directory):
-        for tensor, spec in TensorFile.open(safe_file(directory, name)).specs.items():
-            if tensor in weight_map:
-                raise FormatError(
-                    directory, expected="each tensor in one file", got=f"{tensor} in {weight_map[tensor]} and {name}",
-                    remedy="Remove the file that does not belong to this model.",
-                )  # fmt: skip
-            weight_map[tensor] = name
-            total += spec.nbytes
-    temporary = directory / f".{INDEX}.tmp"
-    write_json(temporary, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    temporary.replace(directory / INDEX)
-    _record(directory, INDEX)
-    return directory / INDEX
 
 
 def _files(directory: Path) -> Iterator[str]:
@@ -282,36 +252,3 @@ def _recorded(directory: Path, manifest: Manifest, files: list[str], checksums: 
     for name in files:
         if name not in manifest.files and name.endswith((".safetensors", ".pt", ".py")):
             yield Finding(name, "is there, but not on record")
-
-
-def _complete_set(directory: Path) -> list[str]:
-    """The weights files of a directory, every shard of them."""
-    names = sorted(path.name for path in directory.glob("*.safetensors"))
-    matches = [match for match in map(_SHARD.fullmatch, names) if match]
-    sets = {(match["stem"], int(match["count"])) for match in matches}
-    if len(names) == 1 and not matches:
-        return names
-    if len(sets) == 1 and len(matches) == len(names):
-        (_, count) = next(iter(sets))
-        due = set(range(1, count + 1))
-        if {int(match["number"]) for match in matches} == due:
-            return names
-    raise FormatError(
-        directory, expected="one weights file, or every shard of one set", got=", ".join(names) or "none",
-        remedy="Fetch the missing shards, or remove what does not belong.",
-    )  # fmt: skip
-
-
-def _record(directory: Path, name: str) -> None:
-    path = directory / PROGRESSIVE
-    if not path.is_file():
-        return
-    progressive = read_progressive(path)
-    if progressive.manifest is None:
-        return
-    size, digest = hash_file(directory / name)
-    files = dict(progressive.manifest.files) | {name: FileRecord(bytes=size, sha256=digest)}
-    manifest = progressive.manifest.model_copy(update={"files": files})
-    temporary = directory / f".{PROGRESSIVE}.tmp"
-    write_progressive(temporary, progressive.model_copy(update={"manifest": manifest}))
-    temporary.replace(path)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from tprog.diff import diff
 from tprog.errors import FormatError
+from tprog.index_repair import repair_index
 from tprog.numpy import load, save
 from tprog.parts import Parts
 from tprog.tensorfile import TensorFile, write_tensors
-from tprog.verify import repair_index, verify
+from tprog.verify import verify
 from tprog.writer import write_checkpoint
 
 from tests.tprog.files import assert_same_bits, random_arrays, small_config

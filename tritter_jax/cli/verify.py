@@ -27,12 +27,13 @@ def verify(
     Example: tritter verify tritter-3B-0.tprog
     """
     from tprog import verify as checks
+    from tprog.index_repair import repair_index as repair_index_of
 
     directory = own_path(path) if repair_index else source_path(path)
     with stages() as stage:
         if repair_index:
             stage("rebuilding the index")
-            checks.repair_index(directory)
+            repair_index_of(directory)
         stage("verifying")
         report = checks.verify(directory, checksums=checksums, finite=finite)
 
