@@ -1,12 +1,15 @@
 """Names of the files in a checkpoint directory, and the name of the directory itself."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tprog.errors import UsageError
+from tprog.errors import FormatError, UsageError
+from tprog.jsonio import read_json
 from tprog.paths import model_name
+from tprog.upgrade import upgrade
 
 CONFIG = "config.json"
 PROGRESSIVE = "progressive.json"
@@ -131,7 +134,9 @@ def default_name(source: str | Path, size: str, step: int) -> str:
 
 
 def newest(size: str | None = None, directory: str | Path = ".") -> Path:
-    """The `*-{size}-*.tprog` in a directory that was modified last; of equally new ones the highest step.
+    """The `*-{size}-*.tprog` in a directory that has come furthest, as `progress` tells.
+
+    The time at which a directory was changed says nothing of that: metadata are amended, and files copied.
 
     Args:
         size: the size in its name; any where None.
@@ -155,7 +160,28 @@ def newest(size: str | None = None, directory: str | Path = ".") -> Path:
             got="none",
             remedy="Give the path of a checkpoint, or make one with `tritter init` or `tritter import`.",
         )
-    return max(found, key=lambda pair: (pair[0].stat().st_mtime_ns, pair[1].step, pair[0].name))[0]
+    return max((path for path, _ in found), key=progress)
+
+
+def progress(path: Path) -> tuple[int, int, int, str]:
+    """How far a checkpoint has come: training steps recorded in its metadata, then growths, then when it was changed,
+    then its name. Where the metadata cannot be read, the step is that of its name.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> path = pathlib.Path(tempfile.mkdtemp(), "poet-3B-20.tprog"); path.mkdir()
+        >>> progress(path)[:2]
+        (20, 0)
+    """
+    name = CheckpointName.parse(path)
+    step, growths = 0 if name is None else name.step, 0
+    with suppress(FormatError):
+        known = upgrade(read_json(path / PROGRESSIVE))
+        trained, history = known.get("training_progress"), known.get("expansion_history")
+        recorded = trained.get("steps") if isinstance(trained, Mapping) else None
+        step = recorded if isinstance(recorded, int) else step
+        growths = len(history) if isinstance(history, list) else 0
+    return step, growths, path.stat().st_mtime_ns, path.name
 
 
 def _named(directory: Path) -> Iterable[tuple[Path, CheckpointName]]:

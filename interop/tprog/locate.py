@@ -1,4 +1,4 @@
-"""Which directory a source means: a path, a named size for the newest checkpoint of it, or a model of the Hub."""
+"""Which directory a source means: a path, a named size (the most trained checkpoint of it), or a model of the Hub."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -49,8 +49,8 @@ def perhaps_a_directory(text: str) -> Iterator[None]:
 
 
 def source_path(text: str, *, parts: Iterable[str] | None = None) -> Path:
-    """The checkpoint a source means: a directory, for a named size the newest `*-{size}-*.tprog` here, or a model of
-    the Hub, which is fetched into its cache.
+    """The checkpoint a source means: a directory, for a named size the most trained `*-{size}-*.tprog` here, or a
+    model of the Hub, which is fetched into its cache.
 
     Args:
         text: what the user wrote.

@@ -13,6 +13,7 @@ its peak that a step of a 1B model makes use of. `--only` gives one of these tab
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -124,9 +125,11 @@ def jax_step(directory: Path, options: Options, form: str | None = None, remat: 
         memory = remember(jax.tree.map(lambda leaf: leaf * leaf, anchor), anchor)
         held = (jax.device_put(memory, memory_shardings(model, mesh)),)
 
+    numbers = itertools.count()
+
     def step() -> float:
         nonlocal state
-        state, metrics = program(state, batch, *held)
+        state, metrics = program(state, batch, next(numbers), *held)
         jax.block_until_ready(state)
         return float(metrics["loss"])
 
@@ -205,7 +208,7 @@ def compile_seconds(options: Options) -> dict[str, float]:
         program, abstract, _ = jax_program(config(layers), "float32", mesh)
         batch = jax.ShapeDtypeStruct((options.batch, options.length + 1), np.int32)
         wall, processor = time.perf_counter(), time.process_time()
-        program.lower(abstract, batch).compile()
+        program.lower(abstract, batch, np.int32(0)).compile()
         return time.perf_counter() - wall, time.process_time() - processor
 
     once(2)  # what the first compilation in a process sets up belongs to neither
@@ -231,7 +234,7 @@ def temporaries(options: Options) -> dict[str, int]:
     for name in REMAT:
         program, abstract, _ = jax_program(config(), "float32", mesh, remat=name)
         batch = jax.ShapeDtypeStruct((options.batch, options.length + 1), np.int32)
-        found[name] = program.lower(abstract, batch).compile().memory_analysis().temp_size_in_bytes
+        found[name] = program.lower(abstract, batch, np.int32(0)).compile().memory_analysis().temp_size_in_bytes
     return found
 
 

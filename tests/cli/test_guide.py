@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tprog.amend import amend
 
 from tests.cli.test_every_command import parse
 
@@ -89,6 +90,30 @@ def test_a_checkpoint_of_any_name_was_called_a_model_to_import(shown, tritter, c
     Path("a-test-0.tprog").rename(name)
     assert f"tritter info {name}" in shown()
     assert not any("import" in command for command in shown())
+
+
+def test_amending_an_early_checkpoint_makes_it_no_newer(shown, tritter, config_file):
+    for step in (200, 0):
+        assert tritter("init", "--config", config_file(), "--out", f"a-test-{step}.tprog").code == 0
+    amend("a-test-200.tprog", training_progress={"steps": 200})
+    amend("a-test-0.tprog", note="read again")
+    assert "tritter info a-test-200.tprog" in shown()
+    grown = tritter("expand", "--to", config_file("larger.json", num_hidden_layers=3), "--json")
+    assert grown.code == 0, grown.err
+    assert "a-test-200.tprog" in grown.err
+    assert Path(grown.json["source"]).name == "a-test-200.tprog"
+    assert Path(grown.json["path"]).name.endswith("-200.tprog")
+
+
+def test_a_report_in_a_run_is_no_work_of_the_run(shown):
+    for name, worked, changed in (("a", 300, 400), ("b", 350, 350), ("c", 100, 900)):
+        run = Path("runs", name)
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "run.toml").touch()
+        (run / "metrics.jsonl").touch()
+        os.utime(run / "metrics.jsonl", (worked, worked))
+        os.utime(run, (changed, changed))
+    assert shown()[0] == "tritter train --resume runs/b"
 
 
 def test_the_newest_is_shown(shown, tritter, config_file):

@@ -165,33 +165,56 @@ def test_metrics_go_to_json_tensorboard_and_a_plot(settings):
     assert {"loss", "grad_norm", "learning_rate", "tokens_per_second"} <= set(read_metrics(directory)[0])
 
 
-def test_not_a_number_stops_with_the_last_good_state(settings, monkeypatch):
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_weights_that_are_not_finite_are_never_saved(settings, monkeypatch, number):
     chosen = settings("output.checkpoint_interval=0", "output.eval_interval=0")
     run = prepare(chosen)
     state = run.first_state()
-    poisoned = jax.tree.map(lambda leaf: leaf, state.params)
-    poisoned["norm"] = poisoned["norm"] * np.float32("nan")
+    poisoned = state.params | {"norm": state.params["norm"] * np.float32(number)}
     monkeypatch.setattr(type(run), "first_state", lambda self: state._replace(params=poisoned))
-    with pytest.raises(VerificationError, match="finite loss"):
+    with pytest.raises(VerificationError, match="step 0: expected finite weights and moments"):
         loop.train(run)
-    (written,) = Path(chosen.output.directory).glob("*.tprog")
-    progress = open_checkpoint(written).progressive.training_progress
-    assert progress is not None
-    assert (progress.steps, progress.tokens_seen) == (0, 0)
+    directory = Path(chosen.output.directory)
+    assert not list(directory.glob("*.tprog"))
+    assert not list(Path(directory, "checkpoints").iterdir())
 
 
-def spoiled(monkeypatch, *numbers: int, also=lambda number: None):
-    """Has the steps of these numbers, counted from 1, find something that is not finite."""
+def test_moments_that_overflow_are_not_saved_and_the_last_whole_checkpoint_is_named(settings, monkeypatch):
+    chosen = settings("output.checkpoint_interval=2", "output.eval_interval=0")
+    compiled = loop.compile_train_step
+
+    def compile_overflowing(*arguments, **options):
+        take_step = compiled(*arguments, **options)
+
+        def step(state, windows, number, *memory):
+            after, metrics = take_step(state, windows, number, *memory)
+            if number == 3:
+                after = after._replace(opt_state=jax.tree.map(lambda leaf: leaf * jnp.asarray(jnp.inf, leaf.dtype)
+                    if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, after.opt_state))  # fmt: skip
+            return after, metrics
+
+        return step
+
+    monkeypatch.setattr(loop, "compile_train_step", compile_overflowing)
+    with pytest.raises(VerificationError, match=r"^step 4: expected finite weights and moments.*is of step 2"):
+        loop.train(prepare(chosen))
+    assert [path.name for path in Path(chosen.output.directory, "checkpoints").iterdir()] == ["2"]
+
+
+def spoiled(monkeypatch, *numbers: int, also=lambda number: None, seen=None):
+    """Has the steps of these numbers, counted from 1, find something that is not finite; `seen` gets all batches."""
     compiled, count = loop.compile_train_step, itertools.count(1)
 
     def compile_spoiled(*arguments, **options):
         take_step = compiled(*arguments, **options)
 
-        def step(state, *rest):
+        def step(state, windows, *rest):
             number = next(count)
             also(number)
+            if seen is not None:
+                seen.append(np.asarray(windows))
             if number not in numbers:
-                return take_step(state, *rest)
+                return take_step(state, windows, *rest)
             return state, {"loss": jnp.float32("nan"), "grad_norm": jnp.float32("nan"), "finite": jnp.bool(False)}
 
         return step
@@ -201,11 +224,14 @@ def spoiled(monkeypatch, *numbers: int, also=lambda number: None):
 
 @pytest.mark.parametrize(
     ("numbers", "interval", "good"),
-    [((3,), 0, 3), ((3, 4), 0, 2), ((3, 4), 1, 2), ((3,), 3, 2), ((8,), 0, 7)],
+    [((3,), 0, 2), ((3, 4), 0, 2), ((3, 4), 1, 2), ((3,), 3, 2), ((8,), 0, 7)],
     ids=["then-a-good-one", "two", "each-saved", "where-one-is-saved", "the-last"],
 )
 def test_steps_that_are_not_finite_do_not_count(settings, monkeypatch, numbers, interval, good):
-    chosen = settings(f"output.checkpoint_interval={interval}", "output.eval_interval=0", "output.keep_last=1")
+    chosen = settings(
+        f"output.checkpoint_interval={interval}", "output.eval_interval=0", "output.keep_last=1",
+        "output.log_interval=8",
+    )  # fmt: skip
     spoiled(monkeypatch, *numbers)
     with pytest.raises(VerificationError, match=rf"^step {numbers[0]}: expected a finite loss"):
         loop.train(prepare(chosen))
@@ -217,6 +243,46 @@ def test_steps_that_are_not_finite_do_not_count(settings, monkeypatch, numbers, 
     assert [path.name for path in Path(directory, "checkpoints").iterdir()] == [str(good)]
     monkeypatch.undo()
     assert loop.train(prepare(chosen)).tokens_seen == 8 * 8 * 32
+
+
+@pytest.mark.parametrize(
+    "intervals", [(0, 8, 0), (1, 1, 1), (2, 3, 5)], ids=["looked-at-late", "looked-at-at-once", "mixed"]
+)
+def test_the_last_good_state_is_that_before_the_bad_batch_and_resuming_replays_it(
+    settings, monkeypatch, uninterrupted, intervals
+):
+    names = ("checkpoint", "log", "eval")
+    chosen = settings(*(f"output.{name}_interval={each}" for name, each in zip(names, intervals, strict=True)))
+    first, again = [], []
+    with monkeypatch.context() as patch:
+        spoiled(patch, 6, seen=first)
+        with pytest.raises(VerificationError, match=r"^step 6: expected a finite loss"):
+            loop.train(prepare(chosen))
+    directory = Path(chosen.output.directory)
+    (written,) = directory.glob("*.tprog")
+    assert written.name.endswith("-5.tprog")
+    assert all(line["step"] <= 5 and line.get("tokens_seen", 0) <= 5 * 8 * 32 for line in read_metrics(directory))
+    assert open_checkpoint(written).to_parts().data_state["rows"] == 5 * 8
+
+    every = chosen.model_copy(update={"output": chosen.output.model_copy(update={"log_interval": 1})})
+    spoiled(monkeypatch, seen=again)
+    done = loop.train(prepare(every))
+    np.testing.assert_array_equal(again[0], first[5])
+    assert len(again) == 3
+    assert losses(chosen)[-3:] == uninterrupted[-3:]
+    assert done.tokens_seen == 8 * 8 * 32
+
+
+def test_a_step_behind_one_that_was_not_finite_changes_nothing(settings):
+    run = prepare(settings())
+    state = run.first_state()
+    tokens = jnp.zeros((2, 9), jnp.int32)
+    behind, told = train_step(state, tokens, number=1, config=run.config, optimizer=run.optimizer)
+    due, _ = train_step(state, tokens, number=0, config=run.config, optimizer=run.optimizer)
+    assert np.isfinite(told["loss"])
+    assert not told["finite"]
+    assert (int(behind.step), int(due.step)) == (0, 1)
+    np.testing.assert_array_equal(behind.params["norm"], state.params["norm"])
 
 
 def test_asked_to_stop_at_a_step_that_is_not_finite_a_run_tells_of_that(settings, monkeypatch):

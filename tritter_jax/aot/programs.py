@@ -49,7 +49,7 @@ def _train(layout: Layout) -> Lowered:
         (settings.data.batch_size, settings.data.sequence_length + 1), jnp.int32, sharding=batch_sharding(layout.mesh)
     )
     with jax.set_mesh(layout.mesh):
-        return step.lower(state, windows)
+        return step.lower(state, windows, jax.ShapeDtypeStruct((), jnp.int32))
 
 
 def _grow(layout: Layout) -> Lowered:

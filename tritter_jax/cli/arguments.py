@@ -19,7 +19,7 @@ from tritter_jax.cli.progress import aside
 Source = Annotated[
     str,
     typer.Argument(
-        help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest one here.",
+        help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the most trained one here.",
         autocompletion=completion.sources,
     ),
 ]
@@ -27,7 +27,8 @@ Source = Annotated[
 Own = Annotated[
     str,
     typer.Argument(
-        help="A checkpoint in a directory here, or a size: the newest one here.", autocompletion=completion.sources
+        help="A checkpoint in a directory here, or a size: the most trained one here.",
+        autocompletion=completion.sources,
     ),
 ]
 """A checkpoint that is written into."""

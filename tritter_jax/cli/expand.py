@@ -36,8 +36,8 @@ def expand(
         str | None,
         typer.Option(
             "--from",
-            help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: the newest *-{size}-*.tprog "
-            "here; without it, the newest of any size.",
+            help="A .tprog, a Hugging Face directory, org/name on the Hub, or a size: of the *-{size}-*.tprog "
+            "here the one of the most training steps; without it, of all sizes.",
             autocompletion=completion.sources,
         ),
     ] = None,
@@ -131,6 +131,8 @@ def expand(
 
         load_strategies()
         checkpoint = open_checkpoint(newest() if source is None else source_path(source))
+        if source is None:
+            err().print(f"growing {checkpoint.path}", style="dim", markup=False)
         run_hooks(checkpoint, trust=trust_hooks)
         tell_code(checkpoint.path, "left out, as code does not come along")
         goal: str | ModelConfig

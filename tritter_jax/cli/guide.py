@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from tprog import SIZES, TritterError, count_parameters, named_size
-from tprog.layout import CONFIG, PROGRESSIVE
+from tprog.layout import CONFIG, PROGRESSIVE, progress
 from tprog.printable import printable
 from tprog.schema import Progressive, read_progressive
 
@@ -40,7 +40,8 @@ class Guide:
 
 
 def guide(directory: Path = Path()) -> Guide:
-    """Look at a directory for what was changed last of its runs and checkpoints, and say what comes next.
+    """Look at a directory for the run that was last at work and the checkpoint that has come furthest, and say what
+    comes next for the one that was changed last.
 
     Models of other makers count where there is neither.
 
@@ -50,15 +51,31 @@ def guide(directory: Path = Path()) -> Guide:
         'tritter demo'
     """
     places = [directory, *sorted(path for path in directory.glob("*") if not path.name.startswith("."))]
-    found: list[tuple[Path, Callable[[Path], Guide]]] = [
-        (path, _of_run) for path in [*places, *directory.glob("runs/*")] if is_run_directory(path)
-    ]
-    found += [(path, _of_checkpoint) for path in places if _is_checkpoint(path)]
-    found = found or [(path, _of_model) for path in places if _is_model(path)]
+    runs = [path for path in [*places, *directory.glob("runs/*")] if is_run_directory(path)]
+    checkpoints = [path for path in places if _is_checkpoint(path)]
+    found: list[tuple[int, Path, Callable[[Path], Guide]]] = []
+    if runs:
+        run = max(runs, key=_worked_at)
+        found.append((_worked_at(run), run, _of_run))
+    if checkpoints:
+        furthest = max(checkpoints, key=progress)
+        found.append((_changed(furthest), furthest, _of_checkpoint))
+    found = found or [(_changed(path), path, _of_model) for path in places if _is_model(path)]
     if not found:
         return _of_nothing()
-    path, describe = max(found, key=lambda each: each[0].stat().st_mtime_ns)
+    _, path, describe = max(found, key=lambda each: each[0])
     return describe(path)
+
+
+def _changed(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _worked_at(run: Path) -> int:
+    """When a run was last at work: a report in its directory, or advice in one of its checkpoints, is no work."""
+    from tritter_jax.train.metrics import METRICS
+
+    return _changed(run / METRICS if has(run, METRICS) else run)
 
 
 def show_guide() -> None:

@@ -21,8 +21,8 @@ def recommend(
     path: Annotated[
         str | None,
         typer.Argument(
-            help="A checkpoint, a run directory, or a size: the newest one here; without it, what was changed last "
-            "here of runs and checkpoints.",
+            help="A checkpoint, a run directory, or a size: the most trained one here; without it, what was at "
+            "work last here of runs and checkpoints.",
             autocompletion=completion.sources,
         ),
     ] = None,

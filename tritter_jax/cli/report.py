@@ -15,7 +15,7 @@ def report(
     path: Annotated[
         str,
         typer.Argument(
-            help="A run directory, a checkpoint, org/name on the Hub, or a size: the newest one here.",
+            help="A run directory, a checkpoint, org/name on the Hub, or a size: the most trained one here.",
             autocompletion=completion.sources,
         ),
     ],

@@ -65,6 +65,9 @@ def train(
 
         stage("preparing")
         ready = all_or_none(prepared)
+        rate = ready.settings.optimizer.peak
+        if is_first():
+            err().print(f"learning rate {rate:g} at its peak: {ready.rate_from}", style="dim", markup=False)
         stage("training")
 
         def report(at: Report) -> None:
@@ -79,6 +82,7 @@ def train(
     result: dict[str, Any] = {
         "checkpoint": str(done.checkpoint),
         "step": done.step,
+        "learning_rate": rate,
         "loss": done.loss,
         "held_out_loss": done.held_out_loss,
         "best_loss": done.best_loss,

@@ -38,11 +38,15 @@ class TrainBatches(Iterator[Batch]):
         """How often the data were served, 1.5 after one and a half times."""
         return self.rows / self.rows_per_epoch
 
-    def get_state(self) -> dict[str, Any]:
-        """The place in the data, as JSON; it holds for any number of processes and any batch size."""
+    def get_state(self, rows: int | None = None) -> dict[str, Any]:
+        """The place in the data, as JSON; it holds for any number of processes and any batch size.
+
+        Args:
+            rows: the place after so many rows; after those that were served when None.
+        """
         return {
             "version": _VERSION,
-            "rows": self.rows,
+            "rows": self.rows if rows is None else rows,
             "seed": self._seed,
             "sequence_length": self._source.length,
             "data": self._source.view.digest,

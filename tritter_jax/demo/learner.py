@@ -64,6 +64,7 @@ class Learner:
         try:
             with jax.set_mesh(self._run.mesh):
                 state = self._run.first_state()
+                first = int(state.step)
                 points = [self._point(0, state.params)]
                 for step in range(1, steps + 1):
                     tokens = next(new).tokens
@@ -72,7 +73,7 @@ class Learner:
                         tokens = tokens.copy()
                         tokens[:rehearsed] = next(old).tokens[:rehearsed]
                         due -= rehearsed
-                    state, _ = self._step(state, jax.device_put(tokens, place), memory)
+                    state, _ = self._step(state, jax.device_put(tokens, place), first + step - 1, memory)
                     if step % every == 0 or step == steps:
                         points.append(self._point(step, state.params))
         finally:

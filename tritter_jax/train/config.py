@@ -67,15 +67,24 @@ class DataSection(_Section):
 
 
 class OptimizerSection(_Section):
-    """The optimizer; `clip` is the largest global norm of the gradient, 0 for none."""
+    """The optimizer; `clip` is the largest global norm of the gradient, 0 for none.
+
+    `learning_rate` is the schedule's peak. Left out, it is 1e-3 from scratch, and from a checkpoint what its own run
+    ended with, or 1e-4 where that is not known.
+    """
 
     name: str = "adamw"
-    learning_rate: Rate = 1e-3
+    learning_rate: Rate | None = None
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Rate = 0.1
     clip: Rate = 1.0
+
+    @property
+    def peak(self) -> float:
+        """The learning rate that the schedule rises to; without one, that of a run from scratch."""
+        return 1e-3 if self.learning_rate is None else self.learning_rate
 
 
 class ScheduleSection(_Section):

@@ -126,7 +126,7 @@ def _settings(checkpoint: Checkpoint, directory: Path) -> RunConfig:
 
 
 def _optimizer(settings: RunConfig, config: ModelConfig) -> optax.GradientTransformation:
-    schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
+    schedule = make_schedule(settings.schedule, settings.optimizer.peak, settings.training.steps)
     return make_optimizer(settings.optimizer, schedule, config, settings.ewc)
 
 

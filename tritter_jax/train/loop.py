@@ -1,5 +1,6 @@
 """The training loop: batches in, steps, held-out loss, checkpoints; stops cleanly whatever stops it."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from tritter_jax.train.resume import Say, open_run, place_of, resume
 from tritter_jax.train.setup import Run
 from tritter_jax.train.start import open_start
 from tritter_jax.train.state import TrainState
-from tritter_jax.train.step import compile_train_step
+from tritter_jax.train.step import compile_all_finite, compile_train_step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,8 @@ class _Course:
     first_step: int
     tokens_before: int
     tokens_a_step: int
+    rows_before: int
+    rows_a_step: int
     best_loss: float | None
     held_out_loss: float | None = None
     losses: list[Any] = field(default_factory=list)
@@ -82,6 +85,11 @@ class _Course:
     def tokens_seen(self, step: int) -> int:
         """Tokens trained on in that many steps; those of a step that changed nothing do not count."""
         return self.tokens_before + (step - self.first_step) * self.tokens_a_step
+
+    def place(self, run: Run, batches: TrainBatches, step: int) -> dict[str, Any]:
+        """What is saved beside the state of a step; the next batch is the one after it, however many were served."""
+        rows = self.rows_before + (step - self.first_step) * self.rows_a_step
+        return place_of(run, batches.get_state(rows), self.tokens_seen(step), self.best_loss)
 
 
 def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: Say = lambda _: None) -> Finished:
@@ -97,7 +105,9 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
     Raises:
         UsageError: the run directory belongs to another model, or the checkpoints are out of reach. Where only
             the last could not be written, the `.tprog` is.
-        VerificationError: a loss was not finite; the last good state was saved.
+        VerificationError: a loss was not finite, and the last good state was saved: without what that batch and
+            those behind it would have changed, and with that batch as its next. Or the weights or moments
+            themselves are not; then nothing is saved.
     """
     settings = run.settings
     directory = settings.directory
@@ -124,6 +134,8 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
                 first_step=int(state.step),
                 tokens_before=place["tokens_seen"],
                 tokens_a_step=settings.data.batch_size * settings.data.sequence_length,
+                rows_before=batches.rows,
+                rows_a_step=settings.data.batch_size,
                 best_loss=place["best_loss"],
             )
             with (
@@ -141,8 +153,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
             checkpoints.close()
     finally:
         batches.close()
-    tokens_seen = course.tokens_seen(int(state.step))
-    place = place_of(run, batches, tokens_seen, course.best_loss)
+    place = course.place(run, batches, int(state.step))
     path = save_tprog(directory, settings, start, state, place)
     if is_first():
         plot_loss({settings.model.name: read_metrics(directory)}, directory / "loss.png")
@@ -160,7 +171,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         loss=float(np.mean([float(loss) for loss in course.losses])) if course.losses else None,
         held_out_loss=course.held_out_loss,
         best_loss=course.best_loss,
-        tokens_seen=tokens_seen,
+        tokens_seen=place["tokens_seen"],
         checkpoint=path,
         stopped=course.stopped,
         input_share=input_share,
@@ -187,6 +198,8 @@ class _Loop:
     log: MetricsLog
     report: Callable[[Report], None]
     pace: Pace = field(init=False)
+    all_finite: Callable[[Any], Any] = field(init=False)
+    saved: int | None = field(init=False)
 
     def steps(
         self, state: TrainState, memory: tuple[Memory, ...], held_out: Callable[[Any], float] | None
@@ -205,28 +218,31 @@ class _Loop:
             remat=run.settings.training.remat,
         )
         any_asked, rows = any_process(run.mesh), batch_sharding(run.mesh)
+        intervals = (output.checkpoint_interval, output.eval_interval, output.log_interval)
         step, last = course.first_step, run.settings.training.steps
+        self.saved = step if step in self.checkpoints.steps else None
         finite: Any = True
         self.pace = Pace(course.tokens_a_step, step)
+        self.all_finite = compile_all_finite(run.mesh)
         with preemption() as preempted:
             while step < last:
-                state, metrics = take_step(state, self._windows(rows), *memory)
+                state, metrics = take_step(state, self._windows(rows), step, *memory)
                 due = _is_due(step + 1, output.checkpoint_interval, last)
-                # The step before is asked about, so that this one runs meanwhile, but where this one is saved.
-                if not finite or (due and not metrics["finite"]):
-                    return self._last_good(state, step + 1 if finite else step)
+                # The step before is asked about, so that this one runs meanwhile, but where this one is waited for.
+                waited_for = any(_is_due(step + 1, interval, last) for interval in intervals)
+                if not finite or (waited_for and not metrics["finite"]):
+                    return self._last_good(state)
                 finite = metrics["finite"]
                 step += 1
                 course.losses.append(metrics["loss"])
                 loss = None
                 if held_out is not None and _is_due(step, output.eval_interval, last):
-                    loss = held_out(state.params)
-                    self._note_held_out(step, loss)
+                    loss = self._held_out(step, held_out(state.params))
                 if _is_due(step, output.log_interval, last):
                     self._tell(step, metrics)
                 stop = any_asked(bool(preempted()))
                 if stop and not finite:
-                    return self._last_good(state, step)
+                    return self._last_good(state)
                 if stop or due:
                     with _put_off(course) if stop or step == last else nullcontext():
                         self._save(state, loss)
@@ -244,22 +260,37 @@ class _Loop:
 
     def _save(self, state: TrainState, loss: float | None = None) -> None:
         step = int(state.step)
-        place = place_of(self.run, self.batches, self.course.tokens_seen(step), self.course.best_loss)
-        self.checkpoints.save(step, state, place, loss)
+        if not self.all_finite((state.params, state.opt_state)):
+            kept = self.checkpoints.latest
+            raise VerificationError(
+                f"step {step}",
+                expected="finite weights and moments",
+                got="NaN or infinity",
+                remedy="Nothing of it was saved"
+                + ("" if kept is None else f"; the run's last checkpoint is of step {kept}")
+                + ". Lower the learning rate, or look at the data.",
+            )
+        self.checkpoints.save(step, state, self.course.place(self.run, self.batches, step), loss)
+        self.saved = step
 
-    def _last_good(self, state: TrainState, bad_step: int) -> TrainState:
-        """Save what a step that was not finite left as it was; a checkpoint that has it would be removed first."""
-        self.course.not_finite_at = bad_step
+    def _last_good(self, state: TrainState) -> TrainState:
+        """Save what a step that was not finite, and those asked for after it, left as it was."""
+        step = int(state.step)
+        self.course.not_finite_at = step + 1
         with _put_off(self.course):
-            if int(state.step) not in self.checkpoints.steps:
+            if step != self.saved:  # it would be removed first
                 self._save(state)
         return state
 
-    def _note_held_out(self, step: int, loss: float) -> None:
+    def _held_out(self, step: int, loss: float) -> float | None:
+        """Write a held-out loss down; one that is not finite is never the best."""
+        if not math.isfinite(loss):
+            return None
         best = self.course.best_loss
         self.course.held_out_loss = loss
         self.course.best_loss = loss if best is None else min(loss, best)
         self.log.write(step, {"held_out_loss": loss})
+        return loss
 
     def _tell(self, step: int, metrics: Mapping[str, Any]) -> None:
         course, last = self.course, self.run.settings.training.steps

@@ -73,7 +73,7 @@ def write_state(
         rng_state=rng_tensors(state.key),
         scheduler={
             "schedule": settings.schedule.model_dump(),
-            "learning_rate": settings.optimizer.learning_rate,
+            "learning_rate": settings.optimizer.peak,
             "steps": settings.training.steps,
             RUN: settings.portable(),
         },

@@ -137,11 +137,11 @@ def _move_aside(run: Run, checkpoints: RunCheckpoints, damaged: list[int], say: 
     all_or_none(checkpoints.reload)
 
 
-def place_of(run: Run, batches: TrainBatches, tokens_seen: int, best_loss: float | None) -> dict[str, Any]:
+def place_of(run: Run, data: dict[str, Any], tokens_seen: int, best_loss: float | None) -> dict[str, Any]:
     """What is saved beside the state of a step."""
     return {
         "config": config_to_json(run.config),
-        "data": batches.get_state(),
+        "data": data,
         "tokens_seen": tokens_seen,
         "best_loss": best_loss,
     }

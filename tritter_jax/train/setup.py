@@ -34,6 +34,7 @@ from tritter_jax.train.kept import check_kept
 from tritter_jax.train.optimizer import make_optimizer, make_schedule
 from tritter_jax.train.places import require_checkpoints
 from tritter_jax.train.processes import batch_part, spread
+from tritter_jax.train.rate import with_rate
 from tritter_jax.train.start import Start, has_start, open_start
 from tritter_jax.train.state import TrainState, new_state, state_shardings
 
@@ -102,11 +103,13 @@ class Run(Layout):
         origin: the checkpoint it goes on from, if any.
         tokenizer: the tokenizer.
         tokens: the tokenised corpus.
+        rate_from: where the learning rate of the settings comes from, in a few words.
     """
 
     origin: Checkpoint | None
     tokenizer: Tokenizer
     tokens: TokenFile
+    rate_from: str
 
     def first_state(self) -> TrainState:
         """The state before the first step: fresh, or a checkpoint's with its optimizer where it has one."""
@@ -141,6 +144,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     require_checkpoints(settings)
     origin, tokenizer, model = choose_model(settings)
     settings = _with_tokenizer_named(settings, origin)
+    settings, rate_from = with_rate(settings, origin)
     layout = lay_out(settings, model)
     batch_part(layout.mesh)  # raises where a process would have nothing to do
     check_kept(settings, _past(settings, origin))
@@ -148,7 +152,7 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     corpus = open_corpora([settings.data.train] if isinstance(settings.data.train, str) else settings.data.train)
     tokens = tokenize(corpus, tokenizer, held_out=settings.data.held_out, cache=cache, progress=progress)
     tokens.check_vocabulary(layout.config.vocab_size)
-    run = Run(**vars(layout), origin=origin, tokenizer=tokenizer, tokens=tokens)
+    run = Run(**vars(layout), origin=origin, tokenizer=tokenizer, tokens=tokens, rate_from=rate_from)
     run.abstract_state()  # a mesh that does not divide the model is told now
     return run
 
@@ -191,7 +195,7 @@ def lay_out(settings: RunConfig, model: ModelConfig, devices: Sequence[Any] | No
     _check_batch(settings, shape)
     rules = mesh_rules(settings.mesh)
     UsageError.choose("training.remat", settings.training.remat, REMAT)  # before anything is compiled with it
-    schedule = make_schedule(settings.schedule, settings.optimizer.learning_rate, settings.training.steps)
+    schedule = make_schedule(settings.schedule, settings.optimizer.peak, settings.training.steps)
     return Layout(
         settings=settings,
         config=config,

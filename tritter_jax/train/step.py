@@ -1,7 +1,6 @@
 """The training step and the evaluation step: pure functions, jitted once a run."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -59,6 +58,7 @@ def train_step(
     windows: Int[Array, "b s1"],
     memory: Memory | None = None,
     *,
+    number: Int[Array, ""] | int | None = None,
     config: ModelConfig,
     optimizer: optax.GradientTransformation,
     strength: float = 0.0,
@@ -72,6 +72,9 @@ def train_step(
         state: what came out of the last step.
         windows: token ids [B, S + 1]; `accumulate` divides B.
         memory: what to hold on to of earlier tasks, for an optimizer that takes it.
+        number: number of steps that the caller has asked for before. Where the state has taken fewer, one of them was
+            not finite, and this one changes nothing either: the caller may ask for steps before it has looked at
+            the last, and no batch behind a bad one is learned. None takes the step from any state.
         config: the model.
         optimizer: an optax chain.
         strength: lambda, for `penalty` among the numbers.
@@ -107,7 +110,9 @@ def train_step(
     metrics = {"loss": value, "grad_norm": norm}
     if memory is not None:
         metrics["penalty"] = penalty(state.params, memory, strength)
-    finite = jnp.all(jnp.stack([jnp.isfinite(number) for number in metrics.values()]))
+    finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
+    if number is not None:
+        finite &= state.step == number
     held = {} if memory is None else {"memory": memory}
 
     def update(state: TrainState) -> TrainState:
@@ -119,7 +124,7 @@ def train_step(
 
 
 TrainStep = Callable[..., tuple[TrainState, Metrics]]
-"""From a state, a batch, and a memory where there is one, to the next state and numbers."""
+"""From a state, a batch, the number of steps before, and a memory if there is one, to the next state and numbers."""
 
 
 def compile_train_step(
@@ -139,13 +144,29 @@ def compile_train_step(
     """
     state = state_shardings(optimizer, abstract, config, mesh, rules)
     held = (memory_shardings(config, mesh, rules),) if strength else ()
+
+    def step(state: Any, windows: Any, number: Any, *held: Any) -> tuple[TrainState, Metrics]:
+        return train_step(
+            state, windows, *held, number=number, config=config, optimizer=optimizer, strength=strength, **options
+        )
+
     return jax.jit(
-        partial(train_step, config=config, optimizer=optimizer, strength=strength, **options),
-        in_shardings=(state, batch_sharding(mesh), *held),
+        step,
+        in_shardings=(state, batch_sharding(mesh), replicated(mesh), *held),
         out_shardings=(state, replicated(mesh)),
         donate_argnums=0,
         compiler_options=product_options(mesh.devices.flat[0].platform),
     )
+
+
+def compile_all_finite(mesh: Mesh) -> Callable[[Any], Bool[Array, ""]]:
+    """Whether every number of a tree of arrays is finite, jitted over a mesh; integers and keys are passed over."""
+
+    def all_finite(tree: Any) -> Bool[Array, ""]:
+        numbers = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+
+    return jax.jit(all_finite, out_shardings=replicated(mesh))
 
 
 def compile_eval_step(
