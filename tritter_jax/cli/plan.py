@@ -30,7 +30,7 @@ From = Annotated[
     str,
     typer.Option(
         "--from",
-        help="A .tprog, a Hugging Face directory, org/name on the Hub, a config.json, or a size: the most trained one.",
+        help="A .tprog, a Hugging Face directory, org/name on the Hub, a config.json, or a size (the most trained).",
         autocompletion=completion.sources,
     ),
 ]
