@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks.rows import SKIPPED, missing
+
 MODEL = {"hidden_size": 2048, "num_heads": 32, "num_kv_heads": 4, "intermediate_size": 5632, "vocab_size": 32000}
 BLOCK = 64 << 20
 
@@ -153,6 +155,7 @@ def touched_torch(state: dict) -> Any:
 
 
 def tprog_torch(directory: Path, _: int) -> Any:
+    import torch  # noqa: F401 - what is not installed is told by its own name
     import tprog.torch
 
     return touched_torch(tprog.torch.load(directory / "model.tprog"))
@@ -286,7 +289,10 @@ def main() -> None:
     if options.row == "make":
         make_model(options.directory, options.layers)
     elif options.row:
-        print(json.dumps(run_row(options.row, options.directory, options.rounds, options.layers)))
+        try:
+            print(json.dumps(run_row(options.row, options.directory, options.rounds, options.layers)))
+        except ImportError as error:
+            print(json.dumps(missing(error)))
     elif options.directory:
         options.directory.mkdir(parents=True, exist_ok=True)
         table(options)
@@ -314,6 +320,9 @@ def table(options: argparse.Namespace) -> None:
         for name in rows:
             if options.only in name or first is None:
                 found = json.loads(child(name).splitlines()[-1])
+                if SKIPPED in found:
+                    print(f"| {name} | {found[SKIPPED]} | | |", flush=True)
+                    continue
                 first = first or found["seconds"]
                 ratio = found["seconds"] / first
                 print(f"| {name} | {found['seconds']:.3f} | {ratio:.2f} | {found['extra'] / 1e6:.0f} |", flush=True)

@@ -10,17 +10,16 @@ calls them in the same way, and all give the same numbers there.
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.rows import SKIPPED, is_skipped, serve, taken_in_turn
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 192, "num_layers": 6, "num_heads": 6, "num_kv_heads": 3, "intermediate_size": 512,
@@ -125,46 +124,34 @@ ROWS: dict[str, Callable[[Path, Options], Work]] = {
 
 
 def run_row(options: Options) -> None:
-    """One row, in this process: for each line that comes in one batch, and a line with its seconds."""
+    """One row, in this process."""
     import pytest
 
-    try:
+    def prepare() -> Callable[[], dict[str, float]]:
         work = ROWS[options.row](options.directory, options)
-    except pytest.skip.Exception as reason:
-        print(json.dumps({"skipped": str(reason)}), flush=True)
-        return
-    for _ in sys.stdin:
-        wall, processor = time.perf_counter(), time.process_time()
-        work()
-        seconds = {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
-        print(json.dumps(seconds), flush=True)
+
+        def once() -> dict[str, float]:
+            wall, processor = time.perf_counter(), time.process_time()
+            work()
+            return {"wall": time.perf_counter() - wall, "processor": time.process_time() - processor}
+
+        return once
+
+    serve(prepare, also=(pytest.skip.Exception,))
 
 
 def measure(directory: Path, options: Options) -> dict[str, list[dict[str, Any]]]:
     """The rounds of each row, the first left out; or why there are none."""
-    found: dict[str, list] = {name: [] for name in ROWS}
-    with ExitStack() as stack:
-        processes = {}
-        for name in ROWS:
-            command = [
-                sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_fisher", "--row", name,
-                "--directory", str(directory), "--batch", str(options.batch), "--length", str(options.length),
-                "--cores", str(options.cores),
-            ]  # fmt: skip
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-            processes[name] = stack.enter_context(subprocess.Popen(command, env=environment(), **pipes))
-        for _ in range(options.rounds + 1):
-            for name, process in processes.items():
-                if any("skipped" in each for each in found[name]):
-                    continue
-                try:
-                    process.stdin.write("go\n")
-                    process.stdin.flush()
-                except BrokenPipeError:
-                    pass  # it has ended, and said why
-                line = process.stdout.readline()
-                found[name].append(json.loads(line) if line else {"skipped": "failed, see above"})
-    return {name: rounds if "skipped" in rounds[-1] else rounds[1:] for name, rounds in found.items()}
+    commands = {
+        name: [
+            sys.executable, "-W", "ignore", "-m", "tests.benchmarks.bench_fisher", "--row", name,
+            "--directory", str(directory), "--batch", str(options.batch), "--length", str(options.length),
+            "--cores", str(options.cores),
+        ]
+        for name in ROWS
+    }  # fmt: skip
+    found = taken_in_turn(commands, environment(), options.rounds)
+    return {name: answers if is_skipped(answers) else answers[1:] for name, answers in found.items()}
 
 
 def environment() -> dict[str, str]:
@@ -176,18 +163,17 @@ def print_table(found: dict[str, list[dict[str, Any]]]) -> None:
     print("| | processor seconds, best | median | wall seconds, best | median | against ours | against its own |")
     print("|---|---|---|---|---|---|---|")
     best = {
-        name: min(each["processor"] for each in rounds)
-        for name, rounds in found.items()
-        if "skipped" not in rounds[-1]
+        name: min(each["processor"] for each in rounds) for name, rounds in found.items() if not is_skipped(rounds)
     }
     for name, rounds in found.items():
         if name not in best:
-            print(f"| {name} | {rounds[-1]['skipped']} | | | | | |")
+            print(f"| {name} | {rounds[-1][SKIPPED]} | | | | | |")
             continue
         clocks = [[each[clock] for each in rounds] for clock in ("processor", "wall")]
         middle = " | ".join(f"{min(values):.2f} | {statistics.median(values):.2f}" for values in clocks)
         own = names[0] if name.startswith("tritter_jax") else names[3]
-        print(f"| {name} | {middle} | {best[name] / best[names[0]]:.2f} | {best[name] / best[own]:.2f} |")
+        ratios = [f"{best[name] / best[base]:.2f}" if base in best else "" for base in (names[0], own)]
+        print(f"| {name} | {middle} | {' | '.join(ratios)} |")
 
 
 def main() -> None:

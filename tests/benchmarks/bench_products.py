@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tests.benchmarks.rows import SKIPPED, missing
+
 Product = Callable[[Any, Any, Any], Any]
 
 PRODUCTS: dict[str, Product] = {
@@ -76,7 +78,10 @@ def main() -> None:
     parser.add_argument("--framework", choices=list(FRAMEWORKS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.framework:
-        print(json.dumps(measure(options.framework, options)))
+        try:
+            print(json.dumps({"rates": measure(options.framework, options)}))
+        except ImportError as error:
+            print(json.dumps(missing(error)))
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
@@ -87,9 +92,12 @@ def main() -> None:
         environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         found[framework] = json.loads(done.stdout.splitlines()[-1])
+        if SKIPPED in found[framework]:
+            print(f"{framework}: {found[framework][SKIPPED]}")
+            return
     print("| product | XLA, GFLOP/s | torch, GFLOP/s | times as fast |\n|---|---|---|---|")
     names = [f"{product}, {inner} x {outer}" for inner, outer in SIDES for product in PRODUCTS]
-    for name, ours, theirs in zip(names, found["XLA"], found["torch"], strict=True):
+    for name, ours, theirs in zip(names, *(found[name]["rates"] for name in FRAMEWORKS), strict=True):
         print(f"| {name} | {ours:.0f} | {theirs:.0f} | {ours / theirs:.2f} |")
 
 

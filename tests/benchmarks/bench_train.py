@@ -5,7 +5,8 @@
 A llama of 10M parameters, float32, sequence 256: forward, backward, clipping, AdamW. Both begin with the same weights
 and see the same batch, so that the losses tell whether they do the same work. Each runs in a process of its own; they
 take turns, round by round, and wait for each other. The first round, in which things are compiled, does not count.
-Processor seconds tell more than the clock's where others use the machine.
+Processor seconds tell more than the clock's where others use the machine. Rows of libraries that are not
+installed say so.
 
 Then: the same step without and with each form of the EWC penalty; with each remat policy; how long the step takes to
 compile for 48 layers against 6; the share of a run's time spent waiting for data; and on an accelerator the share of
@@ -22,10 +23,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from tests.benchmarks.rows import SKIPPED, is_skipped, serve, taken_in_turn
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 256, "num_heads": 8, "num_kv_heads": 4, "intermediate_size": 1024, "vocab_size": 4096,
@@ -179,13 +181,16 @@ REMAT_ROW = "remat "
 """Begins the row of each remat policy, of which the processes that have JAX know the names."""
 
 
-def take_turns(step: Step, steps: int) -> None:
-    """For each line that comes in: some steps, and a line with the time of one."""
-    for _ in sys.stdin:
+def turns(step: Step, steps: int) -> Callable[[], dict[str, float]]:
+    """A round: some steps, what a step took, and the loss of the first."""
+
+    def once() -> dict[str, float]:
         wall, processor = time.perf_counter(), time.process_time()
         losses = [step() for _ in range(steps)]
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        print(json.dumps({"wall": wall / steps, "processor": processor / steps, "loss": losses[0]}), flush=True)
+        return {"wall": wall / steps, "processor": processor / steps, "loss": losses[0]}
+
+    return once
 
 
 def make_model(directory: Path, options: Options) -> None:
@@ -277,30 +282,12 @@ def accelerator() -> dict[str, str]:
     return {"platform": device.platform, "kind": device.device_kind}
 
 
-def duel(names: list[str], directory: Path, options: Options) -> dict[str, list[dict[str, float]]]:
-    """The rounds of each, the first left out; every process waits while another computes."""
-    found: dict[str, list] = {name: [] for name in names}
-    with ExitStack() as stack:
-        processes = {
-            name: stack.enter_context(
-                subprocess.Popen(
-                    command(name, directory, options), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                    env=environment(options),
-                )
-            )
-            for name in names
-        }  # fmt: skip
-        for _ in range(options.rounds + 1):
-            for name, process in processes.items():
-                assert process.stdin and process.stdout
-                process.stdin.write("go\n")
-                process.stdin.flush()
-                line = process.stdout.readline()
-                if not line:
-                    raise SystemExit(f"{name} ended: see above")
-                found[name].append(json.loads(line))
-        for process in processes.values():
-            process.communicate()
+def duel(names: list[str], directory: Path, options: Options) -> dict[str, list[dict[str, Any]]]:
+    """The rounds of each, after one in which things are compiled; every process waits while another computes."""
+    commands = {name: command(name, directory, options) for name in names}
+    found = taken_in_turn(commands, environment(options), options.rounds)
+    for name in [name for name, answers in found.items() if is_skipped(answers)]:
+        print(f"{name}: {found.pop(name)[-1][SKIPPED]}\n", flush=True)
     return found
 
 
@@ -345,6 +332,8 @@ def speed_rows(directory: Path, options: Options) -> None:
             f"| {name} | {tokens / min(walls):.0f} | {tokens / statistics.median(walls):.0f} "
             f"| {min(processor):.2f} | {statistics.median(processor):.2f} | {first['loss']:.4f} |"
         )
+    if against.keys() != STEPS.keys():
+        return
     ours, theirs = against.values()
     wall, processor, best, best_processor = (there / here for here, there in zip(ours, theirs, strict=True))
     print(f"| times as fast | {best:.2f} | {wall:.2f} | {best_processor:.2f} | {processor:.2f} | |\n", flush=True)
@@ -407,7 +396,9 @@ def utilisation_rows(directory: Path, options: Options) -> None:
     print(f"{device['kind']}, 1B, bfloat16 over float32, batch {options.batch} x {options.length}\n")
     print("| training step | tokens/s | TFLOP/s | of the peak |\n|---|---|---|---|")
     for name in STEPS if device["platform"] in ("gpu", "cuda") else list(STEPS)[:1]:
-        rounds = duel([name], directory, options)[name][1:]
+        if not (found := duel([name], directory, options)):
+            continue
+        rounds = found[name][1:]
         speed = options.batch * options.length / statistics.median(each["wall"] for each in rounds)
         tera = speed * flops_a_token(billion(), options.length) / 1e12
         print(f"| {name} | {speed:.0f} | {tera:.1f} | {'unknown' if peak is None else f'{tera / peak:.1%}'} |")
@@ -454,10 +445,10 @@ def main() -> None:
 def run_row(options: Options) -> None:
     """One row, in this process."""
     if options.row in STEPS | PENALTIES:
-        take_turns((STEPS | PENALTIES)[options.row](options.directory, options), options.steps)
+        serve(lambda: turns((STEPS | PENALTIES)[options.row](options.directory, options), options.steps))
     elif options.row.startswith(REMAT_ROW):
-        step = jax_step(options.directory, options, remat=options.row.removeprefix(REMAT_ROW))
-        take_turns(step, options.steps)
+        policy = options.row.removeprefix(REMAT_ROW)
+        serve(lambda: turns(jax_step(options.directory, options, remat=policy), options.steps))
     elif options.row == "make":
         make_model(options.directory, options)
         print("null")
