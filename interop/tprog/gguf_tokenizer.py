@@ -16,6 +16,8 @@ from tprog.tokenizer_rules import TokenizerRules, kind_of
 
 TOKENIZER_JSON = "tokenizer.json"
 _NFC = {"type": "NFC"}
+_EOS = {BYTE_LEVEL: 11, SENTENCE_PIECE: 2}
+"""What llama.cpp takes for the end of text where none is named."""
 
 
 def read_vocabulary(files: Mapping[str, Path], config: ModelConfig) -> Vocabulary:
@@ -54,6 +56,7 @@ def read_vocabulary(files: Mapping[str, Path], config: ModelConfig) -> Vocabular
         refuse(
             f"{len(tokens) - len(set(tokens))} tokens whose text another token has in GGUF, which llama.cpp refuses"
         )
+    unnamed = () if "eos" in around["special"] else (f"no end of text is named; it takes token {_EOS[found.kind]}",)
     if found.kind == SENTENCE_PIECE and "unk" in around["special"]:
         types[around["special"]["unk"]] = UNKNOWN
     return replace(
@@ -62,7 +65,7 @@ def read_vocabulary(files: Mapping[str, Path], config: ModelConfig) -> Vocabular
         types=types,
         scores=found.scores + [lowest] * len(rest) if found.scores else [],
         chat_templates=read_chat_templates(files),
-        differences=found.differences + rules.stripping,
+        differences=found.differences + rules.stripping + unnamed,
         **around,
     )
 
@@ -116,8 +119,6 @@ def _special(files: Mapping[str, Path], config: ModelConfig, ids: Mapping[str, i
 
 
 def _refuse_options(rules: TokenizerRules) -> None:
-    if rules.model.get("type", "BPE") != "BPE" or not isinstance(rules.model.get("vocab"), dict):
-        refuse(f"one of kind {rules.model.get('type')}, where GGUF takes BPE")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if rules.model.get(option):
             refuse(f"BPE with {option}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tprog.bounds import MAX_TOKENIZER_BYTES
-from tprog.errors import FormatError, UsageError
-from tprog.gguf_vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from tprog.errors import FormatError
+from tprog.gguf_vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, refuse
 
 _MOST_TOKENS = 1 << 24
 
@@ -55,8 +55,11 @@ class TokenizerRules:
 
         Raises:
             FormatError: it has no vocabulary, an id that is no number, or two tokens with one id.
+            UsageError: it is another kind than BPE.
         """
         model: Any = data.get("model")
+        if isinstance(model, dict) and model.get("type", "BPE") != "BPE":
+            refuse(f"one of kind {model['type']}, where GGUF takes BPE")
         extra = data.get("added_tokens") or []
         vocab = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocab, dict) or not isinstance(extra, list):
@@ -132,10 +135,7 @@ class TokenizerRules:
             if kind in ("nothing", "ByteLevel"):
                 continue
             if kind != "TemplateProcessing":
-                raise UsageError(
-                    self.where, expected="a template of tokens around a text", got=kind,
-                    remedy="Go on without the tokenizer: --no-tokenizer.",
-                )  # fmt: skip
+                refuse(f"one that puts tokens around a text by {kind}")
             try:
                 target = first
                 for piece in step["single"]:
