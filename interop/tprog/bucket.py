@@ -50,7 +50,7 @@ def upload(source: str | Path, url: str, *, overwrite: bool = False) -> Moved:
             directory, expected=f"a .tprog, which has a {PROGRESSIVE}", got="none",
             remedy="Make one with `tritter import`.",
         )  # fmt: skip
-    _require_whole(directory, directory)
+    _require_whole(directory, directory, "Correct these first, or save the checkpoint again:")
     lengths = file_lengths(directory)
     names = [name for name in lengths if name != PROGRESSIVE]
     with _told(url):
@@ -99,7 +99,7 @@ def download(url: str, destination: str | Path | None = None, *, overwrite: bool
             target.parent.mkdir(parents=True, exist_ok=True)
             with _told(url):
                 files.get_file(f"{root}/{name}", str(target))
-        _require_whole(temporary, url)
+        _require_whole(temporary, url, "Upload the checkpoint again, from where it is whole:")
     return Moved(path=str(path), files=tuple(sorted(listed)))
 
 
@@ -159,12 +159,12 @@ def _listed(files: Any, root: str) -> dict[str, int]:
     }
 
 
-def _require_whole(directory: Path, where: object) -> None:
+def _require_whole(directory: Path, where: object, remedy: str) -> None:
     report = verify(directory, finite=False)
     if not report.ok:
         raise FormatError(
             where, expected="every file as it is on record", got=f"{len(report.findings)} that are not",
-            remedy="Make or fetch it anew.", findings=[str(finding) for finding in report.findings],
+            remedy=remedy, findings=[str(finding) for finding in report.findings],
         )  # fmt: skip
 
 

@@ -113,4 +113,4 @@ def run_hooks(path: str | Path | Checkpoint, *, trust: bool = False) -> types.Mo
 
 
 def _refuse(path: Path, expected: str, got: str) -> NoReturn:
-    raise UsageError(path, expected=expected, got=got, remedy="Remove the file, or fetch the checkpoint anew.")
+    raise UsageError(path, expected=expected, got=got, remedy="Remove the file: the model is whole without it.")

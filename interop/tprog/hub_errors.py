@@ -10,6 +10,13 @@ _LOGIN = "Log in with `hf auth login`, or set HF_TOKEN, as a user who may"
 _AGAIN = "Try again; what has arrived is kept, and the same command goes on from there."
 _TRANSPORT = ("httpx", "httpx2", "httpcore", "requests", "urllib3", "hf_xet")
 _UNAVAILABLE = 500
+_ADDRESS = {
+    "UnsupportedProtocol",
+    "InvalidURL",
+    "MissingSchema",
+    "InvalidSchema",
+    "InvalidProxyURL",
+}
 _BY_STATUS = {
     401: ("a token that the Hub knows", "one it refuses", "Log in anew with `hf auth login`, or mend HF_TOKEN."),
     403: ("leave to do this", "a token without it", f"{_LOGIN} write there."),
@@ -95,6 +102,8 @@ def _explain(error: BaseException) -> tuple[str, str, str] | None:
         return "org/name or org/name@revision", str(error).splitlines()[0], "Mend it."
     if isinstance(error, errors.HfHubHTTPError):
         return _by_status(error)
+    if _module(error) in _TRANSPORT and (permanent := _permanent(error)) is not None:
+        return "an answer from the Hub", f"no connection ({error})", permanent
     if _module(error) in _TRANSPORT or isinstance(error, ConnectionError):
         return "an answer from the Hub", f"no connection ({error})", f"Check the network. {_AGAIN}"
     if isinstance(error, OSError) and "Consistency check failed" in str(error):
@@ -102,6 +111,16 @@ def _explain(error: BaseException) -> tuple[str, str, str] | None:
     if isinstance(error, ValueError) and "Invalid metadata" in str(error):
         return "a card whose metadata is valid", " ".join(str(error).split()), "Mend the head of README.md."
     return None
+
+
+def _permanent(error: BaseException) -> str | None:
+    """What to do about an error of the HTTP client that comes again each time: the name of its class tells."""
+    name, text = type(error).__name__, str(error)
+    if name in _ADDRESS or "unknown url type" in text:
+        return "Correct HF_ENDPOINT, or the proxy in HTTPS_PROXY: no address is read from it."
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "Set SSL_CERT_FILE to the certificates of your network, or correct HF_ENDPOINT."
+    return "Correct HF_ENDPOINT: it redirects without end." if name == "TooManyRedirects" else None
 
 
 def _by_status(error: Any) -> tuple[str, str, str]:

@@ -132,7 +132,8 @@ def _refuse_broken(directory: Path) -> None:
     if not report.ok:
         raise FormatError(
             directory, expected="a whole checkpoint", got=f"{len(report.findings)} things wrong with it",
-            remedy="Mend it, or save it anew, before it is pushed:", findings=[str(each) for each in report.findings],
+            remedy="Correct these first, or save the checkpoint again:",
+            findings=[str(each) for each in report.findings],
         )  # fmt: skip
 
 

@@ -20,7 +20,9 @@ _ESCAPE = re.compile(r"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _LONG_NUMBER = re.compile(rb"\d{19}")
 _CONTAINERS = frozenset((dict, list))
-_FETCH = "Fetch or write the file again."
+_FETCH = "Correct it there; where the file was cut short, fetch it again."
+_NULL = "Write another number there, or null where there is none."
+_OTHER = "This is not a model's JSON: put the model's own file there."
 _END = 1 << 12
 _BLANK = b"\xef\xbb\xbf \r\n\t"
 
@@ -49,7 +51,7 @@ def read_json(path: Path, bound: Bound | None = None) -> dict[str, Any]:
             path,
             expected=f"at most {bound.nbytes} bytes",
             got=f"{size}",
-            remedy="This is not a model's JSON.",
+            remedy=_OTHER,
         )
     return parse_json(path.read_bytes(), path, bound)
 
@@ -73,7 +75,7 @@ def check_large_json(path: Path, most: int, bound: Bound | None = None) -> None:
     """
     bound, size = bound or bound_of(path.name), _size(path)
     if size > most:
-        raise FormatError(path, expected=f"at most {most} bytes", got=f"{size}", remedy="This is not a model's JSON.")
+        raise FormatError(path, expected=f"at most {most} bytes", got=f"{size}", remedy=_OTHER)
     with path.open("rb") as file:
         if size <= bound.nbytes and values_in(data := file.read()) <= bound.values:
             parse_json(data, path, bound)
@@ -125,55 +127,57 @@ def parse_json(data: bytes, where: object, bound: Bound = JSON) -> dict[str, Any
         {'layers': 2}
     """
 
-    def refuse(reason: str) -> NoReturn:
-        raise FormatError(where, expected="a JSON object", got=reason, remedy=_FETCH)
+    def refuse(reason: str, remedy: str) -> NoReturn:
+        raise FormatError(where, expected="a JSON object", got=reason, remedy=remedy)
 
     def constant(name: str) -> NoReturn:
-        refuse(f"the value {name}, which JSON does not have")
+        refuse(f"the value {name}, which JSON does not have", _NULL)
 
     def finite(digits: str) -> float:
         value = float(digits)
         if not math.isfinite(value):
-            refuse(f"the number {digits[:40]}, which is too large")
+            refuse(f"the number {digits[:40]}, which is too large", _NULL)
         return value
 
     def whole(digits: str) -> int:
         value = int(digits)
         if not -(2**63) <= value < 2**63:
-            refuse(f"the number {digits}, which does not fit 64 bits")
+            refuse(f"the number {digits}, which does not fit 64 bits", _NULL)
         return value
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) != len(pairs):
             seen: set[str] = set()
-            refuse(f"the name {next(k for k, _ in pairs if k in seen or seen.add(k))!r} twice")
+            refuse(
+                f"the name {next(k for k, _ in pairs if k in seen or seen.add(k))!r} twice", "Remove one of the two."
+            )
         return table
 
     if (kind := foreign_file(data[:HEAD_BYTES])) is not None:
         raise FormatError(where, expected="a JSON object", got=kind.got, remedy=kind.remedy)
     if values_in(data) > bound.values:
-        refuse(f"more than {bound.values} values")
+        refuse(f"more than {bound.values} values", _OTHER)
     try:
         # Decoded here, because json.loads would take UTF-16 and UTF-32 as well.
         text = data.decode("utf-8-sig")
         if b"\\u" in data and _SURROGATE.search(data) and any(match[1] for match in _ESCAPE.finditer(text)):
-            refuse("half of a surrogate pair, which is no character")
+            refuse("half of a surrogate pair, which is no character", "Write that text again, as UTF-8.")
         parse_int = whole if bound.int64 and _LONG_NUMBER.search(data) else None
         with no_collection():
             value = json.loads(
                 text, parse_int=parse_int, parse_float=finite, parse_constant=constant, object_pairs_hook=unique
             )
     except UnicodeDecodeError as error:
-        refuse(f"bytes that are not UTF-8 at offset {error.start}")
+        refuse(f"bytes that are not UTF-8 at offset {error.start}", "Save the file as UTF-8.")
     except RecursionError:
-        refuse("values nested too deep to read")
+        refuse("values nested too deep to read", _OTHER)
     except ValueError as error:
-        refuse(f"{error}")
+        refuse(f"{error}", _FETCH)
     if not isinstance(value, dict):
-        refuse(f"a {type(value).__name__}")
+        refuse(f"a {type(value).__name__}", _OTHER)
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _is_deep(value):
-        refuse("values nested too deep to read")
+        refuse("values nested too deep to read", _OTHER)
     return value
 
 

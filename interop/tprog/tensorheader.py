@@ -30,6 +30,9 @@ ALIGNMENT = 64
 """The tensors' bytes begin at a multiple of this, so that a mapped file needs no copy in JAX."""
 
 _LARGEST = 2**63 - 1
+_CUT = "The file is cut short: fetch it again."
+_OTHER = "This is not a tensor file: give the one that the model was saved to."
+_WRITE = "No reader takes this file: save the model again, with the safetensors library."
 _INT = frozenset((int,))
 _METADATA = "__metadata__"
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -103,9 +106,9 @@ def read_header(descriptor: int, where: object) -> Header:
     if implausible and (kind := foreign_file(os.pread(descriptor, HEAD_BYTES, 0))) is not None:
         _refuse(where, "a tensor file", kind.got, kind.remedy)
     if len(prefix) < 8 or length > size - 8:
-        _refuse(where, "a length and a header of that length", f"{size} bytes in all", "The file is cut short.")
+        _refuse(where, "a length and a header of that length", f"{size} bytes in all", _CUT)
     if length > HEADER.nbytes:
-        _refuse(where, f"a header of at most {HEADER.nbytes} bytes", f"{length}", "This is not a tensor file.")
+        _refuse(where, f"a header of at most {HEADER.nbytes} bytes", f"{length}", _OTHER)
     return parse_header(os.pread(descriptor, length, 8), size, where)
 
 
@@ -126,7 +129,7 @@ def parse_header(data: bytes, file_size: int, where: object) -> Header:
         ((2,), 62)
     """
     if not data.startswith(b"{"):
-        _refuse(where, "a header that begins with {", repr(data[:8]), "This is not a tensor file.")
+        _refuse(where, "a header that begins with {", repr(data[:8]), _OTHER)
     # Counted before parsing, because a parsed value takes many times the memory of its text.
     if data.count(b"{") > HEADER.values + 2 or data.count(b",") + data.count(b"[") > _NUMBERS * HEADER.values:
         _refuse(where, f"at most {HEADER.values} tensors", "more", "Split it into several files.")
@@ -143,8 +146,10 @@ def parse_header(data: bytes, file_size: int, where: object) -> Header:
             _refuse(where, f"tensor {name!r} to begin at byte {position}", f"{begin}, which {problem}")
         specs[name], offsets[name], position = spec, start + begin, end
     if start + position != file_size:
-        problem = "cut short" if file_size < start + position else "followed by bytes that no tensor owns"
-        _refuse(where, f"{start + position} bytes", f"{file_size}", f"The file is {problem}.")
+        whole = f"{start + position} bytes"
+        if file_size < start + position:
+            _refuse(where, whole, f"{file_size}", _CUT)
+        _refuse(where, whole, f"{file_size}, the last of which no tensor owns")
     return Header(specs, offsets, metadata, file_size)
 
 
@@ -172,7 +177,7 @@ def build_header(specs: Mapping[str, TensorSpec], metadata: Mapping[str, str]) -
     return len(text).to_bytes(8, "little") + text, order
 
 
-def _refuse(where: object, expected: str, got: str, remedy: str = "Fetch or write the file anew.") -> NoReturn:
+def _refuse(where: object, expected: str, got: str, remedy: str = _WRITE) -> NoReturn:
     raise FormatError(where, expected=expected, got=got, remedy=remedy)
 
 

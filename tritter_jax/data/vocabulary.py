@@ -113,7 +113,7 @@ def load_tokenizer(path: str | Path, *, end_of_text: str | None = None) -> Token
     except Exception as error:  # the library raises bare Exception
         raise FormatError(
             found[TOKENIZER_JSON], expected="a tokenizer of the tokenizers library", got=str(error)[:200],
-            remedy="Fetch the file anew.",
+            remedy="Save it with the installed tokenizers, or update those: `pip install --upgrade tokenizers`.",
         ) from None  # fmt: skip
     chosen = end_of_text or _end_of_text(backend, files, path)
     return Tokenizer(backend, end_of_text=chosen, files=files)
