@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from tprog.disk import told_plainly
 from tprog.errors import FormatError
 from tprog.hashing import hash_file
 from tprog.jsonio import write_json
@@ -22,6 +23,7 @@ def repair_index(path: str | Path) -> Path:
 
     Raises:
         FormatError: there are no weights, a shard is missing or broken, or two hold the same tensor.
+        UsageError: the index cannot be written.
     """
     directory = real_path(path)
     weight_map: dict[str, str] = {}
@@ -36,8 +38,12 @@ def repair_index(path: str | Path) -> Path:
             weight_map[tensor] = name
             total += spec.nbytes
     temporary = directory / f".{INDEX}.tmp"
-    write_json(temporary, {"metadata": {"total_size": total}, "weight_map": weight_map})
-    temporary.replace(directory / INDEX)
+    with told_plainly(directory / INDEX):
+        try:
+            write_json(temporary, {"metadata": {"total_size": total}, "weight_map": weight_map})
+            temporary.replace(directory / INDEX)
+        finally:
+            temporary.unlink(missing_ok=True)
     _record(directory, INDEX)
     return directory / INDEX
 

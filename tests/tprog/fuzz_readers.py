@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of everything that reads bytes which nobody vouches for.
 
     pip install atheris
-    python -m tests.tprog.fuzz_readers -runs=1000000 -max_len=4096 -rss_limit_mb=2048 -timeout=5
-    FUZZ_ONLY=tokenizer,run python -m tests.tprog.fuzz_readers -seed=7 -max_total_time=300 -max_len=4096 -timeout=5
+    python -m tests.tprog.fuzz_readers -runs=1000000 -max_len=16384 -rss_limit_mb=2048 -timeout=10
+    FUZZ_ONLY=tokenizer,run python -m tests.tprog.fuzz_readers -seed=7 -max_total_time=300 -max_len=16384 -timeout=10
 
 An input's first byte chooses the reader. Anything but a `TritterError` is a bug, and so is an accepted input that
 breaks what its reader promises, and a message with a control character. Half of the changes are made to the JSON
