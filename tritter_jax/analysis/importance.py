@@ -21,7 +21,7 @@ from tprog import ModelConfig, UsageError, VerificationError
 
 from tritter_jax.continual.likelihood import Numbers, log_likelihood
 from tritter_jax.dtypes import wide_dtype
-from tritter_jax.model import stages
+from tritter_jax.model import check_token_ids, stages
 
 METHOD = "loss when skipped"
 """What importance scores are made of, as progressive.json says it."""
@@ -92,7 +92,7 @@ def measure_layers(
         report: told the number of rows so far after every batch.
 
     Raises:
-        UsageError: the batches hold fewer than `FEWEST_TOKENS` tokens.
+        UsageError: the batches hold fewer than `FEWEST_TOKENS` tokens, or an id outside the vocabulary.
         VerificationError: a loss is not finite.
 
     Example:
@@ -109,6 +109,7 @@ def measure_layers(
     total: list[Float64[np.ndarray, "..."]] = []
     rows = 0
     for windows, weights in batches:
+        check_token_ids(windows, config.vocab_size, "batches")
         sums = step(params, jnp.asarray(windows), jnp.asarray(weights))
         # Summed in float64 on the host: a batch is small, a corpus need not be.
         found = [np.asarray(leaf, np.float64) for leaf in sums]

@@ -11,7 +11,7 @@ from tprog import ModelConfig, UsageError
 
 from tritter_jax.analysis.importance import Batches
 from tritter_jax.continual.likelihood import log_likelihood
-from tritter_jax.model import stages
+from tritter_jax.model import check_token_ids, stages
 
 
 def losses_without(
@@ -56,6 +56,7 @@ def losses_without(
     step = _program(config, dtype)
     sums, tokens = [0.0] * len(sets), 0.0
     for windows, weights in batches:
+        check_token_ids(windows, config.vocab_size, "batches")
         found = step(params, jnp.asarray(windows), jnp.asarray(weights), kept)
         sums = [total + float(nll) for total, nll in zip(sums, found, strict=True)]
         tokens += float(weights.sum())

@@ -206,6 +206,8 @@ def open_tokens(directory: str | Path) -> TokenFile:
     file = TokenFile(path=directory, description=description, ids=ids, records=records)
     if size <= _CHECKED:
         file.verify()
+        if (most := int(ids.max())) > file.max_id:
+            raise damaged(directory / DESCRIPTION, f"the id {most} above max_id {file.max_id}")
     return file
 
 

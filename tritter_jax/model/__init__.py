@@ -6,6 +6,7 @@ from tritter_jax.model.generate import generate
 from tritter_jax.model.loss import token_losses, whole_logits
 from tritter_jax.model.remat import REMAT, Remat
 from tritter_jax.model.stages import Stages, stages
+from tritter_jax.model.token_ids import check_token_ids
 
 __all__ = [
     "REMAT",
@@ -15,6 +16,7 @@ __all__ = [
     "Stages",
     "abstract_params",
     "apply",
+    "check_token_ids",
     "generate",
     "init_params",
     "logits_by_layer",

@@ -22,6 +22,7 @@ from tritter_jax.dtypes import wide_dtype
 from tritter_jax.model.decoder import visible_keys
 from tritter_jax.model.layers import Block, matmul, rms_norm
 from tritter_jax.model.rope import rotation
+from tritter_jax.model.token_ids import check_token_ids
 
 _VOCABULARY_CHUNK = 8192
 _READERS = 4
@@ -46,7 +47,11 @@ def logits_by_layer(
         tokens: token ids below `vocab_size`.
         config: the model.
         dtype: dtype to compute in instead; float32 or float64.
+
+    Raises:
+        UsageError: a token id is outside the vocabulary.
     """
+    check_token_ids(tokens, config.vocab_size)
     with jax.default_matmul_precision("highest"):
         return _logits(weights, tokens, config, wide_dtype(dtype or config.dtype))
 

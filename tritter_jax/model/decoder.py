@@ -21,6 +21,7 @@ from tritter_jax.model.layers import Block, matmul, rms_norm
 from tritter_jax.model.remat import DEFAULT, REMAT
 from tritter_jax.model.rope import Rotation, rotation
 from tritter_jax.model.table_module import TableModule, initial_value
+from tritter_jax.model.token_ids import check_token_ids
 from tritter_jax.sharding import look_up, split_batch
 
 Params = dict[str, Any]
@@ -112,6 +113,7 @@ class Decoder(TableModule):
     ) -> tuple[Float[Array, "b s d"], Rotation, Bool[Array, "b 1 s s"]]:
         """What the first layer takes: the embedded tokens, the rotation of each position, and who sees whom."""
         embed = self.embed[...]
+        check_token_ids(tokens, self.config.vocab_size)
         x = look_up(embed, tokens).astype(self.dtype or embed.dtype)
         if positions is None:
             positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
@@ -170,7 +172,7 @@ def apply(
 
     Raises:
         ParameterError: `params` is not a tree of `config`.
-        UsageError: there is no such policy.
+        UsageError: there is no such policy; or, where `tokens` is not traced, an id of it is outside the vocabulary.
     """
     model = Decoder.from_params(params, config, dtype=dtype, remat=remat)
     return model(tokens, attention_mask, positions)

@@ -13,6 +13,7 @@ from tprog import ModelConfig, UsageError
 from tritter_jax.model.decoder import Decoder
 from tritter_jax.model.layers import KeysValues
 from tritter_jax.model.rope import rotation
+from tritter_jax.model.token_ids import check_token_ids
 
 Cache = tuple[Float[Array, "l b t n k"], Float[Array, "l b t n k"]]
 """Keys and values of all layers."""
@@ -45,7 +46,8 @@ def generate(
         The tokens after the prompts, [B, length].
 
     Raises:
-        UsageError: the prompt is empty, or prompt and answer are longer than the model was made for.
+        UsageError: the prompt is empty or holds an id outside the vocabulary, or prompt and answer are longer than
+            the model was made for.
         ParameterError: `params` is not a tree of `config`.
 
     Example:
@@ -65,6 +67,7 @@ def generate(
             got=prompt.shape[1],
             remedy="Shorten the prompt, or ask for fewer tokens.",
         )
+    check_token_ids(prompt, config.vocab_size, "prompt")
     return _sample(params, prompt, key, config, length, temperature, top_k, dtype)
 
 
