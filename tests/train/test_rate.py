@@ -4,13 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tprog
 from tprog.reader import open_checkpoint
 
 from tests.support import random_params
-from tritter_jax.train import loop
+from tritter_jax.train import loop, setup
 from tritter_jax.train.config import RunConfig
 from tritter_jax.train.metrics import read_metrics
 from tritter_jax.train.setup import prepare
@@ -88,6 +89,26 @@ def test_weights_without_a_run_are_trained_at_the_rate_of_trained_weights(settin
     bare = write_checkpoint(tmp_path / "bare.tprog", config, arrays)
     run = prepare(settings(*AGAIN, f"model.checkpoint={bare}", "data.tokenizer=bytes"))
     assert run.settings.optimizer.learning_rate == 1e-4
+
+
+def test_resuming_from_moments_that_are_stored_makes_no_fresh_ones(settings, trained, monkeypatch):
+    run = prepare(settings(*AGAIN, f"model.checkpoint={trained}"))
+    held: list[int] = []
+    load = setup.load_optimizer
+
+    def counted(*arguments, **options):
+        # The arrays there are while the moments load: those of the parameters alone.
+        known = {id(leaf) for leaf in before}
+        held.append(sum(leaf.nbytes for leaf in jax.live_arrays() if id(leaf) not in known))
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(setup, "load_optimizer", counted)
+    before = jax.live_arrays()
+    state = run.first_state()
+    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params))
+    assert len(held) == 1
+    assert held[0] < 1.5 * parameters
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(state.opt_state)) > 1.9 * parameters
 
 
 def test_a_rate_that_is_given_is_taken(settings, trained):

@@ -117,11 +117,12 @@ class Run(Layout):
         if self.origin is None:
             return jax.jit(self._fresh, out_shardings=shardings)()
         params = tprog.flax.load(self.origin, dtype=self.config.dtype, shardings=shardings.params)
-        opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(params)
-        if "optimizer" in self.origin.parts:
+        if "optimizer" in self.origin.parts:  # fresh moments beside those would be two thirds more memory
             fresh = jax.eval_shape(self._fresh).opt_state
             stored = load_optimizer(self.origin, fresh, shardings=shardings.params)
             opt_state = spread(stored, shardings.opt_state)
+        else:
+            opt_state = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)(params)
         steps = jnp.int32(self.origin.progressive.steps)
         key = jax.random.key(self.settings.training.seed)
         return TrainState(params, opt_state, *spread((steps, key), (shardings.step, shardings.key)))
