@@ -3,8 +3,10 @@
 Warnings, doctests and the checking of annotations are set in pyproject.toml, under [tool.pytest.ini_options].
 """
 
+import contextlib
 import gc
 import os
+import signal
 from importlib.metadata import version
 
 # Compiling takes nearly all of the tests' time, and this divides it by five. TRITTER_TEST_OPTIMIZED=1 runs what users
@@ -44,6 +46,33 @@ def x64():
     """Sixty-four bit types for one test."""
     with jax.enable_x64(True):
         yield
+
+
+def _signals_pipe() -> int:
+    """A pipe that gets the number of every signal that a handler in Python takes."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    return reading
+
+
+_signals = _signals_pipe()
+
+
+def _signalled() -> set[int]:
+    with contextlib.suppress(BlockingIOError):
+        return set(os.read(_signals, 4096)) & {signal.SIGTERM, signal.SIGINT}
+    return set()
+
+
+@pytest.fixture(autouse=True)
+def _ends_when_told_to(request):
+    """A run under test takes SIGTERM and Ctrl-C and stops: unless the test sent them, all the tests are meant."""
+    _signalled()  # those of doctests
+    yield
+    if (numbers := _signalled()) and not request.node.get_closest_marker("sends_signals"):
+        pytest.exit(f"asked to end by signal {min(numbers)}", returncode=128 + min(numbers))
 
 
 _TESTS_A_CLEARING = 100

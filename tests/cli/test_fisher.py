@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import tprog.numpy
+from tprog import disk
 from tprog.reader import open_checkpoint
 
 from tritter_jax.cli import progress
+from tritter_jax.train import refresh
 
 
 @pytest.fixture
@@ -58,7 +60,9 @@ def test_a_new_checkpoint_in_bfloat16_leaves_the_old_one_alone(tritter, model):
     assert {spec.dtype.name for spec in specs.values()} == {"bfloat16"}
 
 
-def test_expanding_says_what_is_guessed_and_measures_it_where_data_are_given(tritter, model, config_file):
+def test_expanding_says_what_is_guessed_and_measures_it_where_data_are_given(
+    tritter, model, config_file, monkeypatch
+):
     sizes = {"vocab_size": 257, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
     grow = ("--from", model, "--to", config_file("l.json", **sizes, num_hidden_layers=3))
     refused = tritter("expand", *grow, "--out", "a.tprog", "--refresh-fisher", "builtin:prose").error
@@ -68,6 +72,11 @@ def test_expanding_says_what_is_guessed_and_measures_it_where_data_are_given(tri
     guessed = tritter("expand", *grow, "--out", "a.tprog", "--no-verify").out
     assert "640 new entries have the median of their kind" in guessed  # attention out and down of one layer
     again = ("--refresh-fisher", "builtin:prose", "--tokenizer", "bytes")
+    with monkeypatch.context() as patch:
+        usage = disk.shutil.disk_usage("/")
+        patch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=disk._SPARE + 1000))
+        patch.setattr(refresh, "estimate_fisher", None)  # nothing is measured
+        assert "bytes free on the disk" in tritter("expand", *grow, "--out", "b.tprog", *again).error
     measured = tritter("expand", *grow, "--out", "b.tprog", "--no-verify", *again).out
     assert "640 new entries were measured on builtin:prose" in measured
     one, other = (open_checkpoint(path).part("fisher") for path in ("a.tprog", "b.tprog"))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tprog.flax
-from tprog import FormatError, UsageError
+from tprog import FormatError, UsageError, disk
 from tprog.jsonio import read_json, write_json
 from tprog.reader import open_checkpoint
 
@@ -16,7 +16,7 @@ from tests.support import random_params
 from tritter_jax.continual import estimate, join, stored_memory
 from tritter_jax.continual.accumulate import compile_step
 from tritter_jax.sharding import MeshShape, make_mesh
-from tritter_jax.train import measuring
+from tritter_jax.train import fisher, measuring
 from tritter_jax.train.fisher import measure_fisher
 
 CONFIG = tiny_config(vocab_size=258, num_layers=1, num_heads=4, num_kv_heads=2, dtype="float32")
@@ -84,6 +84,7 @@ def ask_at(rows: int, number: int):
     return lambda progress: signal.raise_signal(number) if progress.rows == rows else None
 
 
+@pytest.mark.sends_signals
 def test_what_a_signal_cuts_off_goes_on_to_the_same_numbers(measure, tmp_path):
     whole, rows, _ = measure("whole.tprog")
     assert rows == [8, 16, 24, 30]
@@ -122,6 +123,7 @@ def test_what_dies_without_a_word_goes_on_from_the_last_save(measure, tmp_path, 
     assert "cut2.tprog.measuring" not in entries(tmp_path)  # a minute had not gone by
 
 
+@pytest.mark.sends_signals
 def test_another_command_neither_goes_on_from_it_nor_throws_it_away(measure, model, text, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measure("cut.tprog", at=ask_at(16, signal.SIGINT))
@@ -137,6 +139,7 @@ def test_another_command_neither_goes_on_from_it_nor_throws_it_away(measure, mod
     assert entries(tmp_path) == {"cut.tprog"}
 
 
+@pytest.mark.sends_signals
 def test_what_was_begun_on_other_weights_is_left_and_said(measure, model):
     with pytest.raises(KeyboardInterrupt):
         measure("cut.tprog", at=ask_at(16, signal.SIGINT))
@@ -160,6 +163,7 @@ def cut_short(path: Path) -> None:
     (path / "squares.safetensors").write_bytes((path / "squares.safetensors").read_bytes()[:-40])
 
 
+@pytest.mark.sends_signals
 @pytest.mark.parametrize("spoil", [spoil_sums, spoil_counts, cut_short])
 def test_what_was_kept_and_is_broken_is_refused(measure, tmp_path, spoil):
     with pytest.raises(KeyboardInterrupt):
@@ -169,6 +173,7 @@ def test_what_was_kept_and_is_broken_is_refused(measure, tmp_path, spoil):
         measure("cut.tprog")
 
 
+@pytest.mark.sends_signals
 def test_on_a_mesh_it_measures_and_goes_on_as_on_one_device(measure, tmp_path):
     alone, _, _ = measure("alone.tprog")
     mesh = make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
@@ -199,3 +204,14 @@ def test_a_second_task_joins_the_first(measure, model, text):
         np.testing.assert_allclose(one, other, rtol=1e-6)
     assert float(found.constant) > 0
     assert both.progressive.ewc_config.tasks == "separate"
+
+
+def test_room_on_the_disk_is_asked_for_before_anything_is_measured(measure, monkeypatch):
+    def never(*arguments: object, **options: object) -> None:
+        raise AssertionError("measured first")
+
+    usage = disk.shutil.disk_usage("/")
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda _: usage._replace(free=disk._SPARE + 1000))
+    monkeypatch.setattr(fisher, "estimate_fisher", never)
+    with pytest.raises(UsageError, match="bytes free on the disk"):
+        measure("full.tprog")

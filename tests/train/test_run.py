@@ -61,6 +61,7 @@ def test_a_resumed_run_has_exactly_the_losses_of_an_uninterrupted_one(settings, 
     assert losses(chosen) == uninterrupted
 
 
+@pytest.mark.sends_signals
 def test_sigterm_saves_the_step_at_hand_and_the_run_goes_on(settings, uninterrupted):
     chosen = settings("output.checkpoint_interval=0")
 
@@ -285,6 +286,7 @@ def test_a_step_behind_one_that_was_not_finite_changes_nothing(settings):
     np.testing.assert_array_equal(behind.params["norm"], state.params["norm"])
 
 
+@pytest.mark.sends_signals
 def test_asked_to_stop_at_a_step_that_is_not_finite_a_run_tells_of_that(settings, monkeypatch):
     chosen = settings("output.eval_interval=0")
     spoiled(monkeypatch, 3, also=lambda number: number == 3 and signal.raise_signal(signal.SIGTERM))

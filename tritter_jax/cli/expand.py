@@ -167,8 +167,11 @@ def expand(
         measured = None
         if refresh_fisher is not None:
             stage("measuring the grown model's Fisher information")
+            from tritter_jax.growth.expand import require_room
             from tritter_jax.train.refresh import measure_grown
 
+            if not resume:
+                require_room(checkpoint, destination, plan, optimizer=optimizer, fisher=fisher)
             measured = measure_grown(checkpoint, plan, refresh_fisher, tokenizer=tokenizer)
         done = run(
             checkpoint,

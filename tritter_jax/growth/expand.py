@@ -108,9 +108,7 @@ def expand(
     tensors = grown_tensors(checkpoint, plan)
     # Before the source is run, which may take minutes; the writer asks again, less what is there already.
     if not resume:
-        require_space(
-            Path(destination).expanduser(), parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values())
-        )
+        _require_room(destination, parts, tensors)
     moved = {name: how for name, how in (("optimizer", optimizer), ("fisher", fisher)) if name in checkpoint.parts}
     if measured is not None:
         moved["fisher_measured_on"] = measured.data
@@ -158,6 +156,35 @@ def expand(
             journal=Journal(made_from(plan, unchanged, moved, shard_size), resume=resume),
         )
     return Expanded(path=path, plan=plan, drift=drifts[0] if drifts else None, carried=parts.given)
+
+
+def require_room(
+    checkpoint: Checkpoint,
+    destination: str | Path,
+    plan: Plan,
+    *,
+    optimizer: str = next(iter(MOMENTS)),
+    fisher: str = next(iter(FISHER)),
+) -> None:
+    """Refuse a growth whose result the disk has no room for; for callers that do long work before they call `expand`.
+
+    Args:
+        checkpoint: the source.
+        destination: the `.tprog` to write.
+        plan: the growth.
+        optimizer: as for `expand`.
+        fisher: as for `expand`.
+
+    Raises:
+        UsageError: fewer bytes are free than it takes.
+    """
+    parts = grown_parts(checkpoint, plan, optimizer=optimizer, fisher=fisher)
+    _require_room(destination, parts, grown_tensors(checkpoint, plan))
+
+
+def _require_room(destination: str | Path, parts: Any, tensors: Any) -> None:
+    needed = parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values())
+    require_space(Path(destination).expanduser(), needed)
 
 
 def made_from(plan: Plan, source: Unchanged, moved: Mapping[str, str], shard_size: int) -> dict[str, str]:

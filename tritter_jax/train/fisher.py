@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import tprog.flax
 from jax.sharding import Mesh
-from tprog import UsageError
+from tprog import UsageError, count_parameters
 from tprog.commit import refuse_taken
+from tprog.disk import require_space
 from tprog.finite import checked
 from tprog.flax_host import processes
 from tprog.huggingface import kept_files
@@ -137,6 +138,7 @@ def measure_fisher(
         new = destination is not None
         refuse_taken(path, overwrite=not new, is_ours=is_checkpoint, source=checkpoint.path if new else None)
         _check_tasks(checkpoint, tasks, gamma)
+        require_space(path, _result_bytes(checkpoint, stored))
         return sample_rows(
             checkpoint, data, mesh, samples=samples, batch_size=batch_size, length=length, seed=seed, cache=cache,
             tokenizer=tokenizer,
@@ -198,6 +200,13 @@ def measure_fisher(
     _write(checkpoint, path, memory, stored, found, overwrite=destination is None)
     kept.remove()
     return Measured(path=path, samples=samples, tokens=int(total.tokens), change=keeper.change, ewc_config=found)
+
+
+def _result_bytes(checkpoint: Checkpoint, stored: str) -> int:
+    """Bytes of the checkpoint that is written at the end: weights, anchor, Fisher information and other parts."""
+    weights = sum(spec.nbytes for spec in checkpoint.specs.values())
+    fisher = count_parameters(checkpoint.config) * jnp.dtype(stored).itemsize
+    return 2 * weights + fisher + replace(checkpoint.to_parts(), fisher=None, old_params=None).nbytes
 
 
 def _check_tasks(checkpoint: Checkpoint, tasks: str | None, gamma: float) -> None:
