@@ -27,6 +27,7 @@ from tritter_jax.cli.plan import (
     planned,
     print_plan,
     recommended,
+    warn_of_copies,
 )
 from tritter_jax.cli.progress import stages
 
@@ -139,7 +140,7 @@ def expand(
         if target is None:
             goal, advised = recommended(checkpoint)
             said = f"following the stored recommendation: {size_label(goal)}"
-            if chosen is None and positions == "auto" and depth in ("identity", "copy"):
+            if chosen is None and positions == "auto" and depth == "identity":
                 chosen = advised
                 said += f", copying layers {ranges(advised)}" if advised else ""
             err().print(said, markup=False)
@@ -161,6 +162,7 @@ def expand(
             allow_inexact=allow_inexact,
             seed=seed,
         )
+        warn_of_copies(plan, stored_scores(checkpoint))
         steps = checkpoint.progressive.steps
         destination = out or Path(default_name(checkpoint.path, size_label(plan.target), steps))
         refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=checkpoint.path)

@@ -19,7 +19,7 @@ from tritter_jax.cli.arguments import (
     source_path,
     target_for,
 )
-from tritter_jax.cli.output import emit, human_bytes, ranges, table
+from tritter_jax.cli.output import emit, err, human_bytes, ranges, table
 
 if TYPE_CHECKING:
     from tprog.reader import Checkpoint
@@ -54,7 +54,7 @@ Positions = Annotated[
     str,
     typer.Option(
         help="Where new layers go: uniform (LLaMA Pro's rule), spread, middle, top, importance, "
-        "or auto: uniform where it fits, else spread.",
+        "expendable, or auto: uniform where it fits, else spread; expendable for an inexact --depth after `analyze`.",
         autocompletion=completion.strategies("positions"),
     ),
 ]
@@ -145,6 +145,7 @@ def plan(
     )
     if save is not None:
         write_json(save, plan_to_record(made))
+    warn_of_copies(made, scores)
     emit(describe(made), lambda console: print_plan(console, made))
 
 
@@ -236,6 +237,23 @@ def _source(text: str) -> tuple[ModelConfig, list[float] | None]:
             return replace(named_size(text), dtype="bfloat16"), None
         raise
     return checkpoint.config, stored_scores(checkpoint)
+
+
+def warn_of_copies(made: "Plan", scores: list[float] | None) -> None:
+    """Say what new layers that act at once are likely to cost, as far as the layers' importance was measured."""
+    from math import inf, log1p
+
+    if made.guarantee.exact or not made.new_layers:
+        return
+    copied = sorted({made.stack.source[layer] for layer in made.new_layers})
+    said = f"warning: --depth {made.depth} changes the function: it repeats layers {ranges(copied)}"
+    if scores is None or len(scores) != made.source.num_layers:
+        said += "; `tritter analyze` measures which layers matter least, and they are then chosen"
+    else:
+        worst = max(copied, key=scores.__getitem__)
+        rise = -log1p(-scores[worst]) if scores[worst] < 1 else inf
+        said += f", of which layer {worst} matters most: without it the loss rises by {rise:.2f} nats a token"
+    err().print(said, markup=False)
 
 
 def print_plan(console: Console, made: "Plan") -> None:

@@ -41,9 +41,10 @@ def make_plan(
         target: a configuration of the size wanted; all but its sizes and its dtype must agree with `source`.
         depth: a key of `DEPTH`.
         positions: a key of `POSITIONS`, the rule that places new layers; `auto` is `uniform` where that gives as
-            many layers as wanted, and `spread` where it does not.
+            many layers as wanted, and `spread` where it does not; where new layers change the function and `scores`
+            are given, it is `expendable`.
         layers: the old layers to copy, instead of a rule.
-        scores: importance of each old layer, for positions `importance`.
+        scores: importance of each old layer, for positions `importance` and `expendable`.
         width: a key of `WIDTH`.
         split: a key of `SPLITS`.
         noise: signal-to-noise ratio in dB of noise on what is copied, where it does not change the function.
@@ -68,7 +69,7 @@ def make_plan(
             "noise_everywhere", expected="a signal-to-noise ratio beside it", got="none", remedy="Add --noise 20."
         )
     strategy = choose("depth", depth, DEPTH)
-    positions = _rule(source, target, strategy, positions, layers)
+    positions = _rule(source, target, strategy, positions, layers, scores)
     stack = layout(
         source.num_layers,
         target.num_layers,
@@ -97,6 +98,7 @@ def _rule(
     strategy: DepthStrategy,
     positions: str,
     layers: Sequence[int] | None,
+    scores: Scores,
 ) -> str:
     """The name of what places the new layers.
 
@@ -113,7 +115,10 @@ def _rule(
             )
         return strategy.name
     if positions == "auto":
-        positions = fitting(source.num_layers, target.num_layers - source.num_layers)
+        added = target.num_layers - source.num_layers
+        # A copy that acts at once disturbs least where its source does least.
+        known = not strategy.silent and scores is not None and 0 < added <= source.num_layers
+        positions = "expendable" if known else fitting(source.num_layers, added)
     choose("positions", positions, POSITIONS)
     return positions if layers is None else "explicit"
 

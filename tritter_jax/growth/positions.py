@@ -41,10 +41,19 @@ def _top(layers: int, added: int, scores: Scores) -> list[int]:
 
 def _importance(layers: int, added: int, scores: Scores) -> list[int]:
     """The layers with the highest scores; of equal ones the lower."""
-    _each_once(layers, added, "importance")
+    return _by_score(layers, added, scores, "importance", sign=-1)
+
+
+def _expendable(layers: int, added: int, scores: Scores) -> list[int]:
+    """The layers with the lowest scores; of equal ones the lower."""
+    return _by_score(layers, added, scores, "expendable", sign=1)
+
+
+def _by_score(layers: int, added: int, scores: Scores, rule: str, *, sign: int) -> list[int]:
+    _each_once(layers, added, rule)
     if scores is None:
         raise GrowthError(
-            "positions importance",
+            f"positions {rule}",
             expected="importance_scores in layer_analysis of progressive.json",
             got="none stored",
             remedy="Store them with the checkpoint, or choose --positions uniform, spread, middle or top.",
@@ -56,7 +65,7 @@ def _importance(layers: int, added: int, scores: Scores) -> list[int]:
             got=f"{len(scores)} of them" if len(scores) != layers else "NaN or infinity",
             remedy="They were stored for another model: measure them again.",
         )
-    return sorted(sorted(range(layers), key=lambda layer: (-scores[layer], layer))[:added])
+    return sorted(sorted(range(layers), key=lambda layer: (sign * scores[layer], layer))[:added])
 
 
 def _each_once(layers: int, added: int, rule: str) -> int:
@@ -76,11 +85,13 @@ POSITIONS: dict[str, Rule] = {
     "middle": _middle,
     "top": _top,
     "importance": _importance,
+    "expendable": _expendable,
 }
 """Every rule by name.
 
 `uniform` is LLaMA Pro's (Wu et al. 2024, section 3.2); `spread` spaces any number as evenly as whole numbers can;
-`middle` copies layers from the middle upwards, `top` the last ones, `importance` those that matter most."""
+`middle` copies layers from the middle upwards, `top` the last ones, `importance` those that matter
+most, `expendable` those that matter least."""
 
 
 def fitting(layers: int, added: int) -> str:
