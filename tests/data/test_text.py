@@ -1,5 +1,6 @@
 """Texts are read in pieces without a character or a token changing."""
 
+import time
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from tprog import FormatError
 
 from tritter_jax.data import text, train_bpe
+from tritter_jax.data.corpus import Document
 from tritter_jax.data.text import cut_pieces, file_pieces, split_head
 
 WORDS = st.text(alphabet=st.sampled_from("ab1é日 \n\t.,'"), max_size=200)
@@ -53,10 +55,32 @@ def test_cutting_anywhere_would_change_tokens(bpe):
 
 @given(whole=WORDS, size=st.integers(0, 100))
 def test_a_head_is_no_longer_than_asked_and_the_tail_is_the_rest(whole, size):
-    head, tail = split_head([whole[:50], whole[50:]], size)
-    assert "".join(head) + "".join(tail) == whole
+    head, tail = ("".join(part) for part in split_head([whole[:50], whole[50:]], size))
+    assert head + tail == whole
     # One character at least goes into the head of a piece that is longer than the room left.
-    assert len("".join(head).encode()) <= max(size, 0) + 4
+    assert len(head.encode()) <= max(size, 0) + 4
+
+
+def test_a_text_is_divided_without_being_held():
+    read, taken = [], []
+    source = (read.append(number) or "some words " for number in range(100))
+    for part in split_head(source, 505):
+        for piece in part:
+            taken.append(piece)
+            assert len(read) <= len(taken)  # nothing is read before it is asked for
+    assert len(read) == 100
+    assert len(taken) == 101  # the piece in the middle was cut
+
+
+def test_cutting_takes_time_in_proportion_to_the_length():
+    def took(size: int) -> float:
+        whole = "some words " * (size // 11)
+        begun = time.process_time()
+        assert sum(map(len, Document.of("a", whole).read())) == len(whole)
+        return time.process_time() - begun
+
+    took(1 << 22)
+    assert took(1 << 26) < 64 * took(1 << 22)  # 16 times as long; copying the rest for each piece takes 256 times
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 33, 400])

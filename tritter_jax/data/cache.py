@@ -12,7 +12,7 @@ from tprog.commit import new_directory
 
 from tritter_jax.data.corpus import Corpus
 from tritter_jax.data.split import check_fraction
-from tritter_jax.data.tokenizer import Tokenizer
+from tritter_jax.data.tokenizer import DEFAULT, Tokenizer
 from tritter_jax.data.tokens import VERSION, Progress, TokenFile, open_tokens
 from tritter_jax.data.writing import write_tokens
 
@@ -36,6 +36,7 @@ def tokenize(
     tokenizer: Tokenizer,
     *,
     held_out: float = HELD_OUT,
+    special_tokens: str = DEFAULT,
     cache: str | Path | None = None,
     progress: Progress = lambda done, total: None,
 ) -> TokenFile:
@@ -48,11 +49,13 @@ def tokenize(
         corpus: the documents.
         tokenizer: what turns them into ids.
         held_out: the share of the documents that is held out, 0 for none; at least one is where there are several.
+        special_tokens: where BOS and EOS go, a key of `tritter_jax.data.tokenizer.SPECIAL`.
         cache: the directory that token files are kept in; default `cache_directory()`. It may be removed at any time.
         progress: called with the bytes done and the bytes in all; not called where the file is there already.
 
     Raises:
-        UsageError: the corpus is empty, cannot be divided, or the cache cannot be written.
+        UsageError: there is no such place for BOS and EOS, the corpus is empty or cannot be divided, or the cache
+            cannot be written.
         FormatError: a document is not text.
 
     Example:
@@ -63,7 +66,8 @@ def tokenize(
         (79, dtype('uint16'))
     """
     check_fraction(held_out)
-    key = f"{VERSION} {corpus.fingerprint} {tokenizer.digest} {held_out}"
+    around = f"{special_tokens} {tokenizer.around(special_tokens)}"
+    key = f"{VERSION} {corpus.fingerprint} {tokenizer.digest} {held_out} {around}"
     label = re.sub(r"[^A-Za-z0-9_-]+", "_", corpus.label)[:40]
     root = cache_directory() if cache is None else Path(cache).expanduser()
     path = root / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
@@ -73,7 +77,7 @@ def tokenize(
         # Another process may have made it while this one waited for its turn.
         if (file := _opened(path)) is None:
             with new_directory(path, overwrite=True, needed=2 * corpus.size) as temporary:
-                write_tokens(temporary, corpus, tokenizer, held_out, progress)
+                write_tokens(temporary, corpus, tokenizer, held_out, progress, special_tokens)
             file = open_tokens(path)
     return file
 

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from tprog import FormatError
@@ -47,33 +48,46 @@ def cut_pieces(texts: Iterable[str]) -> Iterator[str]:
     """
     held = ""
     for text in texts:
-        held += text
-        while len(held) > PIECE:
-            place = _place(held, PIECE)
-            yield held[:place]
-            held = held[place:]
+        text = held + text
+        start = 0  # a place in the text, so that what is left of a long one is not copied for each piece
+        while len(text) - start > PIECE:
+            piece = text[start : start + PIECE + 1]
+            place = _place(piece, PIECE)
+            yield piece[:place]
+            start += place
+        held = text[start:]
     if held:
         yield held
 
 
-def split_head(pieces: Iterable[str], size: int) -> tuple[list[str], list[str]]:
-    """Divide a text at the last such place within its first `size` UTF-8 bytes.
+def split_head(pieces: Iterable[str], size: int) -> Iterator[Iterator[str]]:
+    """Divide a text at the last such place within its first `size` UTF-8 bytes, never holding more than a piece.
+
+    Yields:
+        The pieces of the beginning, to be taken before those of the rest, which come second where there is a rest.
 
     Example:
-        >>> split_head(["one two three"], 10)
-        (['one two'], [' three'])
+        >>> [list(part) for part in split_head(["one two three"], 10)]
+        [['one two'], [' three']]
     """
-    head: list[str] = []
-    rest = iter(pieces)
-    for piece in rest:
-        data = piece.encode("utf-8")
-        if len(data) > size:
-            within = data[:size].decode("utf-8", errors="ignore")
-            place = _place(piece, max(len(within), 1))
-            return [*head, piece[:place]], [piece[place:], *rest]
-        head.append(piece)
-        size -= len(data)
-    return head, []
+    left: list[str] = []
+    source = iter(pieces)
+
+    def head() -> Iterator[str]:
+        room = size
+        for piece in source:
+            data = piece.encode("utf-8")
+            if len(data) > room:
+                within = data[:room].decode("utf-8", errors="ignore")
+                place = _place(piece, max(len(within), 1))
+                left.append(piece[place:])
+                yield piece[:place]
+                return
+            room -= len(data)
+            yield piece
+
+    yield head()
+    yield chain(left, source)
 
 
 def _place(text: str, limit: int) -> int:

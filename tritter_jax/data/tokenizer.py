@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,19 @@ from jaxtyping import Integer
 from tprog import FormatError, UsageError
 from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
 
+from tritter_jax.data.overlap import Spans, encode_overlapping
+
 PAD = "<|pad|>"
+
+
+SPECIAL = {
+    "transformers": "as transformers puts them around a text, and end-of-text behind each document in any case",
+    "eos": "end-of-text behind each document",
+    "bos-eos": "BOS before and end-of-text behind each document",
+    "none": "none at all, not even between documents",
+}
+"""Where BOS and EOS go in a token file."""
+DEFAULT = next(iter(SPECIAL))
 
 
 class Tokenizer:
@@ -55,7 +67,31 @@ class Tokenizer:
         self.end_of_text: int = found
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         """Number of token ids: one more than the largest."""
-        self._bytes = _byte_ids(json.loads(self._saved))
+        rules = json.loads(self._saved)
+        self._bytes = _byte_ids(rules)
+        self.before, self.after = self._around(rules.get("post_processor"))
+        """Ids that transformers puts before and after a text, such as those of BOS and EOS."""
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        config = json.loads(self._files.get(TOKENIZER_CONFIG) or "{}")
+        return config if isinstance(config, dict) else {}
+
+    def _around(self, post_processor: Any) -> tuple[list[int], list[int]]:
+        config = self._config
+        if post_processor is None or "add_bos_token" in config or "add_eos_token" in config:
+            # transformers then takes these two fields in place of what tokenizer.json says.
+            ids = {kind: self._named(kind) for kind in ("bos", "eos") if config.get(f"add_{kind}_token")}
+            begin, end = ([] if ids.get(kind) is None else [ids[kind]] for kind in ("bos", "eos"))
+            return begin, end
+        found = self._backend.encode("a", add_special_tokens=True)
+        text = [place for place, special in enumerate(found.special_tokens_mask) if not special]
+        return (found.ids[: text[0]], found.ids[text[-1] + 1 :]) if text else (found.ids, [])
+
+    def _named(self, kind: str) -> int | None:
+        token = self._config.get(f"{kind}_token")
+        token = token.get("content") if isinstance(token, dict) else token
+        return self._backend.token_to_id(token) if isinstance(token, str) else None
 
     @property
     def digest(self) -> str:
@@ -79,9 +115,58 @@ class Tokenizer:
             ) from None  # fmt: skip
         return [np.asarray(one.ids, np.uint32) for one in encoded]
 
+    def encode_long(self, pieces: Iterable[str]) -> Iterator[Integer[np.ndarray, " _"]]:
+        """The token ids of a text that comes in pieces, as `encode` gives them for the whole, in pieces.
+
+        Args:
+            pieces: the text; it is held in memory as a whole only where its tokens depend on all of it.
+        """
+        if self._bytes is not None:
+            return (self.encode(piece) for piece in pieces)
+        return encode_overlapping(self._spans, pieces)
+
+    def _spans(self, texts: Sequence[str]) -> list[Spans]:
+        return [
+            Spans(np.asarray(one.ids, np.uint32), np.array(one.offsets, np.int64).reshape(-1, 2))
+            for one in self._backend.encode_batch(list(texts), add_special_tokens=False)
+        ]
+
+    def around(self, choice: str = DEFAULT) -> tuple[list[int], list[int]]:
+        """The ids that go before and after a document in a token file.
+
+        Args:
+            choice: a key of `SPECIAL`.
+
+        Raises:
+            UsageError: it is none, or BOS is asked for and the tokenizer names none.
+        """
+        UsageError.choose("data.special_tokens", choice, SPECIAL)
+        if choice == "none":
+            return [], []
+        if choice == "eos":
+            return [], [self.end_of_text]
+        if choice == "bos-eos":
+            begin = self._named("bos")
+            if begin is None:
+                raise UsageError(
+                    "data.special_tokens", expected="a tokenizer that names a bos_token", got="none",
+                    remedy="Choose another, such as eos, or name it in tokenizer_config.json.",
+                )  # fmt: skip
+            return [begin], [self.end_of_text]
+        ended = self.after[-1:] == [self.end_of_text]
+        return self.before, self.after if ended else [*self.after, self.end_of_text]
+
     def decode(self, ids: Sequence[int] | Integer[np.ndarray, " tokens"]) -> str:
         """The text of token ids, special tokens written out; ids beyond the vocabulary are left out."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def continuation(self, prompt: Sequence[int], made: Sequence[int]) -> str:
+        """The text of token ids that follow those of a prompt, with the space that parts the two.
+
+        Decoders leave out a space at the beginning of a text, so the two are decoded together.
+        """
+        start, whole = self.decode(prompt), self.decode([*prompt, *made])
+        return whole.removeprefix(start) if whole.startswith(start) else self.decode(made)
 
     def save(self, directory: str | Path) -> Path:
         """Write its files into a directory, as the `tokenizer` folder of a .tprog and transformers want them."""

@@ -1,6 +1,6 @@
 """The token file: a corpus tokenised once, mapped into memory, its held-out documents known.
 
-{directory}/tokens.bin       token ids, uint16 or uint32, little-endian; each document ends with end-of-text
+{directory}/tokens.bin       token ids, uint16 or uint32, little-endian; with BOS and EOS where they were asked for
             documents.npy    one record a document: start, tokens, bytes, held_out
             tokens.json      what it was made from, counts, and the hash of either file; written last
 """
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int64, Integer
 from tprog import FormatError, UsageError
 from tprog.jsonio import read_json
 
-VERSION = 1
+VERSION = 2
 TOKENS, DOCUMENTS, DESCRIPTION = "tokens.bin", "documents.npy", "tokens.json"
 RECORD = np.dtype([("start", "<u8"), ("tokens", "<u8"), ("bytes", "<u8"), ("held_out", "?")])
 
