@@ -305,3 +305,18 @@ def test_a_token_beyond_the_vocabulary_is_refused(token_file):
     token_file.check_vocabulary(257)
     with pytest.raises(UsageError, match="below the model's vocab_size 256, got the id 256"):
         token_file.check_vocabulary(256)
+
+
+def test_a_corpus_of_one_large_file_is_not_held_in_memory(tmp_path):
+    import tracemalloc
+
+    path = tmp_path / "large.txt"
+    path.write_text("some words and a line\n" * 1_400_000)  # 31 MB
+    tracemalloc.start()
+    try:
+        file = tokenize(open_corpus(path), BYTES, held_out=0.1, cache=tmp_path / "cache")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert file.held_out.documents == 1
+    assert peak < path.stat().st_size / 3  # 0.17 of the file; holding it, 1.6 times

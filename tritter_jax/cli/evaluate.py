@@ -148,7 +148,8 @@ def generate(
         from tritter_jax.model import generate as sample
 
         reader = choose_tokenizer(checkpoint, tokenizer)
-        ids = jnp.asarray(reader.encode(prompt), jnp.int32)[None]
+        told = [int(token) for token in reader.encode(prompt)]
+        ids = jnp.asarray([*reader.before, *told], jnp.int32)[None]
         made = sample(
             tprog.flax.load(checkpoint),
             ids,
@@ -158,6 +159,6 @@ def generate(
             temperature=temperature,
             top_k=top_k,
         )
-        text = reader.decode([int(token) for token in made[0]])
+        text = reader.continuation(told, [int(token) for token in made[0]])
 
     emit({"prompt": prompt, "text": text}, lambda _: out().print(prompt + text, markup=False))

@@ -1,8 +1,8 @@
 """The tokens of a long text, encoded in overlapping pieces: those of the whole, for every tokenizer.
 
 A piece is encoded with some of the text before and after it. Where two neighbours agree on all tokens around the
-place between them, neither the beginning of the one nor the end of the other reaches there. Where they do not agree, they
-are joined and encoded as one.
+place between them, neither the beginning of the one nor the end of the other reaches there. Where they do not agree,
+they are joined and encoded as one.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -54,12 +54,14 @@ class DataSection(_Section):
     """What it is trained on: one or several of what `--data` takes, and the share of it that is held out.
 
     `tokenizer` is `bytes`, `checkpoint` (the one of the checkpoint that is trained on), a tokenizer.json, a directory
-    that holds one, or `org/name` on the Hub; by default the checkpoint's, and bytes for a new model.
+    that holds one, or `org/name` on the Hub; by default the checkpoint's, and bytes for a new model. `special_tokens`
+    says where BOS and EOS go: a key of `tritter_jax.data.tokenizer.SPECIAL`.
     """
 
     train: str | Annotated[list[str], Field(min_length=1)] = "builtin:prose"
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     tokenizer: str | None = None
+    special_tokens: str = "transformers"
     sequence_length: Annotated[int, Field(ge=2)] = 256
     batch_size: Positive = 8
     seed: Seed = 0

@@ -151,7 +151,10 @@ def prepare(settings: RunConfig, *, progress: Progress = lambda done, total: Non
     check_kept(settings, _past(settings, origin))
     cache = settings.path(settings.data.cache) if settings.data.cache else None
     corpus = open_corpora([settings.data.train] if isinstance(settings.data.train, str) else settings.data.train)
-    tokens = tokenize(corpus, tokenizer, held_out=settings.data.held_out, cache=cache, progress=progress)
+    tokens = tokenize(
+        corpus, tokenizer, held_out=settings.data.held_out, special_tokens=settings.data.special_tokens,
+        cache=cache, progress=progress,
+    )  # fmt: skip
     tokens.check_vocabulary(layout.config.vocab_size)
     run = Run(**vars(layout), origin=origin, tokenizer=tokenizer, tokens=tokens, rate_from=rate_from)
     run.abstract_state()  # a mesh that does not divide the model is told now
