@@ -30,8 +30,8 @@ def printable(value: object, most: int = LONGEST) -> str:
         most: most characters of the result.
 
     Example:
-        >>> print(printable("a\x1b[31m\nb"), printable("layer" * 100, most=16))
-        a\x1b[31m\nb layerlaye...ayer
+        >>> print(printable("a\x07\nb"), printable("layer" * 100, most=16))
+        a\x07\nb layerlaye...ayer
     """
     text = value if isinstance(value, str) else str(value)
     return _shortened(_UNSAFE.sub(_escaped, _shortened(text, most)), most)

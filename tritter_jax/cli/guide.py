@@ -4,16 +4,18 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from tprog import SIZES, TritterError, count_parameters, named_size
 from tprog.layout import CONFIG, PROGRESSIVE, progress
 from tprog.printable import printable
-from tprog.schema import Progressive, read_progressive
 
 from tritter_jax.cli.arguments import has, is_run_directory
 from tritter_jax.cli.output import emit
+
+if TYPE_CHECKING:
+    from tprog.schema import Progressive
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def _of_run(path: Path) -> Guide:
 
 
 def _of_checkpoint(path: Path) -> Guide:
+    from tprog.schema import read_progressive
+
     name = _quoted(path)
     try:
         known = read_progressive(path / PROGRESSIVE)
@@ -151,7 +155,7 @@ def _of_checkpoint(path: Path) -> Guide:
     return Guide(found=f"A checkpoint: {path}.", path=path, steps=tuple(steps))
 
 
-def _advice(name: str, known: Progressive) -> Step:
+def _advice(name: str, known: "Progressive") -> Step:
     if (advised := known.recommended_expansion) is not None:
         return Step(f"tritter expand --from {name}", f"grow it to {printable(advised.next_size)}, as recommended")
     if known.layer_analysis is not None:
@@ -159,11 +163,11 @@ def _advice(name: str, known: Progressive) -> Step:
     return Step(f"tritter analyze {name} --data builtin:prose", "what each layer is worth, on this or your own text")
 
 
-def _just_grown(known: Progressive) -> bool:
+def _just_grown(known: "Progressive") -> bool:
     return bool(known.expansion_history) and not known.expansion_history[-1].tokens_after
 
 
-def _larger(known: Progressive) -> str | None:
+def _larger(known: "Progressive") -> str | None:
     """The smallest named size above a checkpoint's, where that has one."""
     name = known.current_size.model_size
     if name not in SIZES:

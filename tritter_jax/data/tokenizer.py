@@ -81,8 +81,8 @@ class Tokenizer:
         config = self._config
         if post_processor is None or "add_bos_token" in config or "add_eos_token" in config:
             # transformers then takes these two fields in place of what tokenizer.json says.
-            ids = {kind: self._named(kind) for kind in ("bos", "eos") if config.get(f"add_{kind}_token")}
-            begin, end = ([] if ids.get(kind) is None else [ids[kind]] for kind in ("bos", "eos"))
+            ids = [self._named(kind) if config.get(f"add_{kind}_token") else None for kind in ("bos", "eos")]
+            begin, end = ([] if one is None else [one] for one in ids)
             return begin, end
         found = self._backend.encode("a", add_special_tokens=True)
         text = [place for place, special in enumerate(found.special_tokens_mask) if not special]
