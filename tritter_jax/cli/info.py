@@ -1,6 +1,6 @@
 """tritter info: what a checkpoint is."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
@@ -9,10 +9,12 @@ from tprog import config_to_json, count_parameters, size_label
 from tprog.errors import MOST_FINDINGS
 from tprog.locate import hub_source, perhaps_a_directory
 from tprog.printable import cut, printable
-from tprog.schema import Expansion
 
 from tritter_jax.cli.arguments import Source, source_path
 from tritter_jax.cli.output import emit, human_bytes, ranges
+
+if TYPE_CHECKING:
+    from tprog.schema import Expansion
 
 
 def info(
@@ -80,7 +82,7 @@ def info(
     emit(result, render)
 
 
-def _lineage(entry: Expansion) -> str:
+def _lineage(entry: "Expansion") -> str:
     parts = [f"{entry.from_size} -> {entry.to_size}, {entry.method}"]
     if entry.new_layers:
         parts.append(f"new layers {ranges(entry.new_layers)}")
