@@ -47,6 +47,7 @@ def advise(
     target: ModelConfig | None = None,
     history: History | None = None,
     tokens_a_parameter: float = TOKENS_A_PARAMETER,
+    tokens_seen: float | None = None,
 ) -> Advice:
     """Advise on the next growth of a model.
 
@@ -57,6 +58,7 @@ def advise(
         target: the size wanted; one is chosen where None.
         history: of its loss.
         tokens_a_parameter: at which a model is compute-optimal.
+        tokens_seen: tokens that the model has seen, where it is not on record or the record is wrong.
 
     Raises:
         GrowthError: the model cannot grow to the target, or not at all.
@@ -75,7 +77,8 @@ def advise(
     plan = make_plan(config, chosen, layers=layers if layers and unique else None)
     law = None if history is None else fit_power_law(history.tokens, history.losses)
     progress = progressive.training_progress
-    seen = history.tokens_seen if history else progress.tokens_seen if progress and progress.tokens_seen else None
+    recorded = history.tokens_seen if history else progress.tokens_seen if progress and progress.tokens_seen else None
+    seen = recorded if tokens_seen is None else tokens_seen
     point = growth_point(
         law,
         count_parameters(config),

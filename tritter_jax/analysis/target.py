@@ -7,6 +7,7 @@ from tprog import SIZES, GrowthError, ModelConfig, UsageError, count_parameters,
 from tprog.schema import RecommendedExpansion
 
 from tritter_jax.analysis.machine import training_bytes
+from tritter_jax.analysis.siblings import proportioned, siblings
 from tritter_jax.growth import make_plan
 from tritter_jax.growth.positions import fitting, place
 
@@ -23,8 +24,9 @@ def factor_between(source: ModelConfig, target: ModelConfig) -> float:
 def next_target(config: ModelConfig, memory: int | None = None) -> ModelConfig:
     """The size to grow to where none is asked for.
 
-    The largest named size within a safe growth that can be trained in the memory; else the nearest named size, if it
-    is not far; else the same width, twice as deep.
+    The next larger published model of its series, if it is not far; else the largest named size within a safe growth
+    that can be trained in the memory; else the nearest named size, if it is not far; else the model's own proportions
+    in whole groups of heads, within a safe growth; else the same width, twice as deep.
 
     Args:
         config: the model as it is.
@@ -38,6 +40,9 @@ def next_target(config: ModelConfig, memory: int | None = None) -> ModelConfig:
         >>> next_target(tprog.named_size("3B")).num_layers, next_target(tprog.named_size("7B")).hidden_size
         (32, 5120)
     """
+    published = next((target for target in siblings(config) if _grows(config, target)), None)
+    if published is not None and factor_between(config, published) <= _FARTHEST:
+        return published
     named = [config.resized(named_size(name)) for name in SIZES]
     larger = sorted((target for target in named if _grows(config, target)), key=count_parameters)
     safe = [target for target in larger if factor_between(config, target) <= SAFE_FACTOR]
@@ -46,6 +51,9 @@ def next_target(config: ModelConfig, memory: int | None = None) -> ModelConfig:
         return held[-1] if held else safe[0]
     if larger and factor_between(config, larger[0]) <= _FARTHEST:
         return larger[0]
+    for target in proportioned(config):
+        if factor_between(config, target) <= SAFE_FACTOR and _grows(config, target):
+            return target
     # The embeddings do not grow, so that twice the layers are always within twice the parameters.
     deeper = replace(config, num_layers=2 * config.num_layers)
     make_plan(config, deeper)

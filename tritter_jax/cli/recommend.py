@@ -36,6 +36,10 @@ def recommend(
         float,
         typer.Option(help="At which a model is compute-optimal, if you know better than the literature.", min=0.01),
     ] = 20.0,
+    tokens_seen: Annotated[
+        float | None,
+        typer.Option(help="Tokens that the model has seen, such as 2e12; default what is on record.", min=0),
+    ] = None,
 ) -> None:
     """Advise on the next growth: how large, which layers, whether to wait, and why.
 
@@ -45,6 +49,7 @@ def recommend(
     Examples:
         tritter recommend tritter-3B-0.tprog
         tritter recommend runs/run --when
+        tritter recommend smollm2.tprog --tokens-seen 2e12
     """
     from tprog.amend import amend, require_amendable
 
@@ -68,6 +73,7 @@ def recommend(
         target=goal,
         history=history,
         tokens_a_parameter=tokens_a_parameter,
+        tokens_seen=tokens_seen,
     )
     result: dict[str, Any] = {
         "path": str(subject.checkpoint.path if subject.checkpoint else subject.run),
