@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from tprog import ModelConfig, count_parameters
+from tprog.config import SIZE_FIELDS
 from tprog.schema import Progressive
 
 from tritter_jax.analysis import advise
@@ -11,15 +12,13 @@ from tritter_jax.analysis.machine import Memory
 from tritter_jax.analysis.siblings import PUBLISHED, proportioned
 from tritter_jax.analysis.target import SAFE_FACTOR, factor_between, next_target
 
-FIELDS = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size")
-
 
 def model(shape, family="llama", vocabulary=49152):
-    return ModelConfig(family=family, vocab_size=vocabulary, **dict(zip(FIELDS, shape, strict=True)))
+    return ModelConfig(family=family, vocab_size=vocabulary, **dict(zip(SIZE_FIELDS, shape, strict=True)))
 
 
 def shape_of(config):
-    return tuple(getattr(config, name) for name in FIELDS)
+    return tuple(getattr(config, name) for name in SIZE_FIELDS)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from tprog import ModelConfig
 from tprog.config import SIZE_FIELDS
 
 Shape = tuple[int, int, int, int, int, int]
-"""Hidden size, layers, query heads, key and value heads, width of a head, feed-forward size."""
+"""`SIZE_FIELDS`: hidden size, layers, query heads, key and value heads, width of a head, feed-forward size."""
 
 PUBLISHED: dict[str, tuple[Shape, ...]] = {
     "SmolLM2": ((576, 30, 9, 3, 64, 1536), (960, 32, 15, 5, 64, 2560), (2048, 24, 32, 32, 64, 8192)),
@@ -32,9 +32,7 @@ PUBLISHED: dict[str, tuple[Shape, ...]] = {
 }
 """Every series by name, smallest first, as its models' config.json have it."""
 
-_FIELDS = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size")
 _MULTIPLE = 64
-assert set(_FIELDS) == set(SIZE_FIELDS)
 
 
 def siblings(config: ModelConfig) -> list[ModelConfig]:
@@ -46,11 +44,11 @@ def siblings(config: ModelConfig) -> list[ModelConfig]:
         >>> [larger.hidden_size for larger in siblings(small)]
         [960, 2048]
     """
-    own = tuple(getattr(config, name) for name in _FIELDS)
+    own = tuple(getattr(config, name) for name in SIZE_FIELDS)
     for shapes in PUBLISHED.values():
         if own in shapes:
             larger = shapes[shapes.index(own) + 1 :]
-            return [replace(config, **dict(zip(_FIELDS, shape, strict=True))) for shape in larger]
+            return [replace(config, **dict(zip(SIZE_FIELDS, shape, strict=True))) for shape in larger]
     return []
 
 
