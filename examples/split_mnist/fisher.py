@@ -69,7 +69,7 @@ def measure(row: str, task: int, params: Any, images: np.ndarray, labels: np.nda
         seed: of what `sampled` draws.
     """
     step, total = _compiled(row, task, jax.tree.structure(params)), new_sum(params)
-    key, every = jax.random.fold_in(jax.random.key(seed), task), jnp.int32(len(images))
+    key = jax.random.fold_in(jax.random.key(seed), task)
     for begin in range(0, len(images), BATCH):
         count = min(BATCH, len(images) - begin)
         fill = ((0, BATCH - count),)
@@ -79,7 +79,7 @@ def measure(row: str, task: int, params: Any, images: np.ndarray, labels: np.nda
             np.pad(labels[here], fill),
             np.pad(np.ones(count, np.float32), fill),
         )
-        total, _ = step(total, params, jax.tree.map(jnp.asarray, batch), key, every)
+        total, _ = step(total, params, jax.tree.map(jnp.asarray, batch), key, len(images))
     return mean_fisher(total)
 
 

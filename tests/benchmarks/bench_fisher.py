@@ -74,12 +74,12 @@ def jax_fisher(name: str) -> Callable[[Path, Options], Work]:
 
         params, batch = tprog.flax.load(directory / "model.tprog"), windows_batch(windows(options))
         step = compile_step(language_logits(config()), params, ESTIMATORS[name], 1, None)
-        batch, key, most = jax.tree.map(jnp.asarray, batch), jax.random.key(0), jnp.int32(2**30)
+        batch, key = jax.tree.map(jnp.asarray, batch), jax.random.key(0)
         total = new_sum(params)
 
         def work() -> None:
             nonlocal total
-            total, seen = step(total, params, batch, key, most)
+            total, seen = step(total, params, batch, key, None)
             jax.block_until_ready((total, seen))
 
         return work

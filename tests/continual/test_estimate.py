@@ -155,3 +155,27 @@ def test_what_cannot_be_measured_is_refused():
         placed = jax.device_put(params, param_shardings(CONFIG, mesh)) if "mesh" in options else params
         with pytest.raises(UsageError, match="(?s)" + said):
             estimate_fisher(LOGITS, placed, data, **options)
+
+
+@every_value(estimator=ESTIMATORS, near=[1 << 24, 1 << 31, 1 << 32])
+def test_counts_go_on_beyond_what_32_bits_hold(estimator, near):
+    """A state of hours ago, some tokens, rows and batches short of where float32, int32 and uint32 stop counting."""
+    params, told = random_params(CONFIG), []
+    first = estimate_fisher(LOGITS, params, batches(1), estimator=estimator)
+    squares = jax.tree.map(lambda leaf: leaf * jnp.float32(near / 40), first.squares)
+    kept = jax.tree.map(np.asarray, mean_fisher(first))
+    total = estimate_fisher(
+        LOGITS, params, batches(4), estimator=estimator, report=told.append,
+        begun=FisherSum(squares, near - 5, near - 1, near - 1),
+    )  # fmt: skip
+    assert (int(total.tokens), int(total.rows), int(total.batches)) == (near + 155, near + 31, near + 3)
+    assert all((np.asarray(leaf) >= 0).all() for leaf in jax.tree.leaves(mean_fisher(total)))
+    assert off(mean_fisher(total), kept) < 1e-3
+    assert all(0 <= one.change < 1e-3 for one in told)
+    assert [one.rows for one in told] == [near + 7, near + 15, near + 23, near + 31]
+
+
+def test_the_rows_asked_for_are_counted_beyond_32_bits():
+    params, near = random_params(CONFIG), 1 << 31
+    begun = FisherSum(estimate_fisher(LOGITS, params, batches(1)).squares, near * 5, near - 4, 9)
+    assert estimate_fisher(LOGITS, params, batches(2), samples=near + 2, begun=begun).rows == near + 2

@@ -215,3 +215,17 @@ def test_room_on_the_disk_is_asked_for_before_anything_is_measured(measure, monk
     monkeypatch.setattr(fisher, "estimate_fisher", never)
     with pytest.raises(UsageError, match="bytes free on the disk"):
         measure("full.tprog")
+
+
+@pytest.mark.sends_signals
+def test_counts_beyond_32_bits_are_kept_and_resumed(measure, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        measure("cut.tprog", at=ask_at(8, signal.SIGINT))
+    state = tmp_path / "cut.tprog.measuring" / "state.json"
+    write_json(state, read_json(state) | {"tokens": (1 << 31) - 5})
+    with pytest.raises(KeyboardInterrupt):
+        measure("cut.tprog", at=ask_at(16, signal.SIGINT))
+    assert read_json(state)["tokens"] == (1 << 31) - 5 + 8 * 12
+    found, rows, _ = measure("cut.tprog")
+    assert rows == [24, 30]
+    assert found.progressive.ewc_config.to_json()["tokens"] == (1 << 31) - 5 + 22 * 12

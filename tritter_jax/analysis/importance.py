@@ -193,7 +193,7 @@ def _measure(
         return nll(jax.lax.fori_loop(layer + 1, config.num_layers, cut.layer, x_BSD))
 
     return _Sums(
-        tokens=jnp.sum(counts),
+        tokens=jnp.sum(weights.astype(bool), dtype=jnp.int32),
         nll=nll(last),
         skipped=jax.lax.map(without, (layers, before_LBSD)),
         influence=influence,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 from tprog import ModelConfig, UsageError
 
@@ -54,12 +55,12 @@ def losses_without(
         )
     kept = jnp.asarray([[layer not in layers for layer in range(config.num_layers)] for layers in sets])
     step = _program(config, dtype)
-    sums, tokens = [0.0] * len(sets), 0.0
+    sums, tokens = [0.0] * len(sets), 0
     for windows, weights in batches:
         check_token_ids(windows, config.vocab_size, "batches")
         found = step(params, jnp.asarray(windows), jnp.asarray(weights), kept)
         sums = [total + float(nll) for total, nll in zip(sums, found, strict=True)]
-        tokens += float(weights.sum())
+        tokens += int(np.count_nonzero(weights))
     if not tokens:
         raise UsageError("--data", expected="some tokens", got="none", remedy="Give more text.")
     return [total / tokens for total in sums]

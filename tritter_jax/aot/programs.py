@@ -11,7 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tprog import ModelConfig, UsageError, load_config, named_size
 
 from tritter_jax.continual import ESTIMATORS, language_logits, windows_batch
-from tritter_jax.continual.accumulate import compile_step, new_sum
+from tritter_jax.continual.accumulate import abstract_numbers, compile_step, new_sum
 from tritter_jax.growth import make_plan
 from tritter_jax.model import abstract_params
 from tritter_jax.sharding import BATCH_AXES, batch_sharding, param_shardings, replicated
@@ -84,20 +84,19 @@ def _fisher(layout: Layout) -> Lowered:
     shapes = abstract_params(replace(layout.config, dtype=settings.training.compute_dtype))
     params = _laid(shapes, param_shardings(layout.config, mesh, layout.rules))
     whole = replicated(mesh)
-    total = jax.eval_shape(new_sum, shapes)
-    shardings = total._replace(
-        squares=jax.tree.map(lambda leaf: leaf.sharding, params), tokens=whole, rows=whole, batches=whole
-    )
+    lies = jax.tree.map(lambda leaf: leaf.sharding, params)
+    squares = jax.eval_shape(lambda tree: new_sum(tree).squares, shapes)
     windows = jnp.zeros((settings.data.batch_size, settings.data.sequence_length + 1), jnp.int32)
     rows = NamedSharding(mesh, PartitionSpec(BATCH_AXES, None))
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=rows), windows_batch(windows)
     )
-    key, samples = jax.eval_shape(lambda: (jax.random.key(0), jnp.int32(0)))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    numbers = [_laid(each, whole) for each in abstract_numbers()]
     estimator = next(iter(ESTIMATORS.values()))
-    step: Any = compile_step(language_logits(layout.config, layout.dtype), params, estimator, 1, mesh)
+    step = compile_step(language_logits(layout.config, layout.dtype), params, estimator, 1, mesh)
     with jax.set_mesh(mesh):
-        return step.lower(_laid(total, shardings), params, batch, _laid(key, whole), _laid(samples, whole))
+        return step.program.lower(_laid(squares, lies), *numbers, params, batch, _laid(key, whole))
 
 
 def _laid(shapes: Any, shardings: Any) -> Any:

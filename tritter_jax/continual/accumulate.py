@@ -1,13 +1,15 @@
 """Fisher information summed over batches: what is carried, and the jitted step."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 from tprog import UsageError
 
 from tritter_jax.continual.fisher import Estimator
@@ -19,22 +21,26 @@ from tritter_jax.sharding import replicated
 class FisherSum(NamedTuple):
     """What was measured so far; saved and given back, the measuring goes on where it was.
 
+    The counts are whole numbers of the host, which never overflow: 2^31 tokens are hours of measuring.
+
     Args:
         squares: sum over tokens, a tree like the parameters, float32 (float64 where they are).
-        tokens: number of labels that counted, int32.
-        rows: number of rows with such labels, int32.
-        batches: number of batches, int32.
+        tokens: number of labels that counted.
+        rows: number of rows with such labels.
+        batches: number of batches.
     """
 
     squares: Any
-    tokens: Int[Array, ""]
-    rows: Int[Array, ""]
-    batches: Int[Array, ""]
+    tokens: int
+    rows: int
+    batches: int
 
 
 class Seen(NamedTuple):
-    """What a step tells: rows so far, whether the batch was finite, and the relative change of the mean in L1."""
+    """What a step tells: labels and rows of its batch that counted, whether the sums are finite, and the relative
+    change of their mean in L1."""
 
+    tokens: Int[Array, ""]
     rows: Int[Array, ""]
     finite: Bool[Array, ""]
     change: Float[Array, ""]
@@ -42,8 +48,7 @@ class Seen(NamedTuple):
 
 def new_sum(params: Any) -> FisherSum:
     """Nothing measured yet."""
-    zeros = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, wide_dtype(leaf.dtype)), params)
-    return FisherSum(zeros, jnp.int32(0), jnp.int32(0), jnp.int32(0))
+    return FisherSum(jax.tree.map(lambda leaf: jnp.zeros_like(leaf, wide_dtype(leaf.dtype)), params), 0, 0, 0)
 
 
 def mean_fisher(total: FisherSum) -> Any:
@@ -53,7 +58,7 @@ def mean_fisher(total: FisherSum) -> Any:
         UsageError: no token was seen.
     """
     require_tokens(total)
-    return jax.tree.map(lambda leaf: leaf / total.tokens.astype(leaf.dtype), total.squares)
+    return jax.tree.map(lambda leaf: leaf / jnp.asarray(float(total.tokens), leaf.dtype), total.squares)
 
 
 def require_tokens(total: FisherSum) -> FisherSum:
@@ -69,20 +74,50 @@ def require_tokens(total: FisherSum) -> FisherSum:
     return total
 
 
-Step = Callable[[FisherSum, Any, Labelled, PRNGKeyArray, Int[Array, ""]], tuple[FisherSum, Seen]]
+Program = Callable[..., Any]
+"""The jitted part of a step: squares, tokens so far, batch number, rows still wanted, parameters, batch, key."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the measuring: it adds a batch to what was measured.
+
+    Args:
+        program: what is jitted; it counts within one batch only.
+    """
+
+    program: Program
+
+    def __call__(
+        self, total: FisherSum, params: Any, batch: Labelled, key: PRNGKeyArray, samples: int | None
+    ) -> tuple[FisherSum, Seen]:
+        """The next `FisherSum`, whose squares take the place of the old ones, and what was seen.
+
+        Rows beyond the number wanted, `samples`, do not count; all do where it is None.
+        """
+        tokens, rows, batches = int(total.tokens), int(total.rows), int(total.batches)
+        squares, seen = self.program(total.squares, *_numbers(tokens, batches, rows, samples), params, batch, key)
+        return FisherSum(squares, tokens + int(seen.tokens), rows + int(seen.rows), batches + 1), seen
+
+
+def abstract_numbers() -> tuple[Any, ...]:
+    """Shapes and dtypes of the numbers that the program takes after the squares."""
+    return tuple(jax.ShapeDtypeStruct((), number.dtype) for number in _numbers(0, 0, 0, None))
+
+
+def _numbers(tokens: int, batches: int, rows: int, samples: int | None) -> tuple[np.generic, ...]:
+    most = np.iinfo(np.int32).max  # no batch has as many rows
+    wanted = most if samples is None else min(most, max(0, int(samples) - rows))
+    return np.float32(tokens), np.uint32(batches % (1 << 32)), np.int32(wanted)
 
 
 def compile_step(logits_of: LogitsOf, params: Any, row: Estimator, draws: int, mesh: Mesh | None) -> Step:
-    """The step: `FisherSum`, parameters, batch, key, rows wanted -> the next `FisherSum` and what was seen.
-
-    The sum is donated. Rows beyond those wanted do not count.
-    """
+    """The jitted step; `params` say how the squares lie on the mesh."""
     run = partial(_step, logits_of, row, draws, mesh)
     if mesh is None:
-        return jax.jit(run, donate_argnums=0)
-    whole = replicated(mesh)
-    lies: Any = (jax.tree.map(lambda leaf: leaf.sharding, params), whole, whole, whole)
-    return jax.jit(run, donate_argnums=0, out_shardings=(FisherSum(*lies), whole))
+        return Step(jax.jit(run, donate_argnums=0))
+    lies = jax.tree.map(lambda leaf: leaf.sharding, params)
+    return Step(jax.jit(run, donate_argnums=0, out_shardings=(lies, replicated(mesh))))
 
 
 def _step(
@@ -90,14 +125,16 @@ def _step(
     row: Estimator,
     draws: int,
     mesh: Mesh | None,
-    total: FisherSum,
+    total: Any,
+    tokens: Float[Array, ""],
+    number: UInt32[Array, ""],
+    wanted: Int[Array, ""],
     params: Any,
     batch: Labelled,
     key: PRNGKeyArray,
-    samples: Int[Array, ""],
-) -> tuple[FisherSum, Seen]:
+) -> tuple[Any, Seen]:
     counts = jnp.any(batch.weights.reshape(len(batch.weights), -1).astype(bool), axis=1)
-    counts &= total.rows + jnp.cumsum(counts, dtype=jnp.int32) <= samples
+    counts &= jnp.cumsum(counts, dtype=jnp.int32) <= wanted
     mask = batch.weights.astype(bool) & counts.reshape(-1, *(1,) * (batch.weights.ndim - 1))
     # Gradients leave the backward pass in the dtype of what they are taken for: wide, however the model computes.
     wide = jax.tree.map(lambda leaf: leaf.astype(wide_dtype(leaf.dtype)), params)
@@ -105,17 +142,13 @@ def _step(
     def narrow(tree: Any, inputs: Any) -> Any:
         return logits_of(jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), tree, params), inputs)
 
-    squares = row.squares(
-        narrow, wide, batch._replace(weights=mask), jax.random.fold_in(key, total.batches), draws, mesh
-    )
-    after = FisherSum(
-        jax.tree.map(jnp.add, total.squares, squares),
-        total.tokens + jnp.sum(mask, dtype=jnp.int32),
-        total.rows + jnp.sum(counts, dtype=jnp.int32),
-        total.batches + 1,
-    )
-    whole = _sum(after.squares)
-    return after, Seen(after.rows, jnp.isfinite(whole), _change(total, after, whole))
+    squares = row.squares(narrow, wide, batch._replace(weights=mask), jax.random.fold_in(key, number), draws, mesh)
+    after = jax.tree.map(jnp.add, total, squares)
+    found = jnp.sum(mask, dtype=jnp.int32)
+    whole = _sum(after)
+    counted = (tokens, tokens + found.astype(tokens.dtype))
+    seen = Seen(found, jnp.sum(counts, dtype=jnp.int32), jnp.isfinite(whole), _change(total, after, counted, whole))
+    return after, seen
 
 
 def _sum(tree: Any) -> Float[Array, ""]:
@@ -124,10 +157,11 @@ def _sum(tree: Any) -> Float[Array, ""]:
     return jnp.sum(jnp.stack([jnp.sum(leaf).astype(dtype) for leaf in leaves]))
 
 
-def _change(before: FisherSum, after: FisherSum, whole: Float[Array, ""]) -> Float[Array, ""]:
-    def moved(old: Array, new: Array) -> Array:
-        tokens = [jnp.maximum(count, 1).astype(new.dtype) for count in (before.tokens, after.tokens)]
-        return jnp.abs(new / tokens[1] - old / tokens[0])
+def _change(before: Any, after: Any, tokens: tuple[Array, Array], whole: Float[Array, ""]) -> Float[Array, ""]:
+    first, last = (jnp.maximum(count, 1) for count in tokens)
 
-    whole = whole / jnp.maximum(after.tokens, 1).astype(whole.dtype)
-    return _sum(jax.tree.map(moved, before.squares, after.squares)) / jnp.where(whole == 0, 1, whole)
+    def moved(old: Array, new: Array) -> Array:
+        return jnp.abs(new / last.astype(new.dtype) - old / first.astype(new.dtype))
+
+    whole = whole / last.astype(whole.dtype)
+    return _sum(jax.tree.map(moved, before, after)) / jnp.where(whole == 0, 1, whole)

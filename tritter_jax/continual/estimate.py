@@ -74,17 +74,16 @@ def estimate_fisher(
         ...                            vocab_size=16)
         >>> tokens = jax.random.randint(jax.random.key(0), (4, 9), 0, 16)
         >>> total = estimate_fisher(language_logits(config), init_params(config), [windows_batch(tokens)])
-        >>> int(total.tokens), mean_fisher(total)["norm"].shape
+        >>> total.tokens, mean_fisher(total)["norm"].shape
         (32, (8,))
     """
     row = UsageError.choose("estimator", estimator, ESTIMATORS)
     for name, value in (("draws", draws), ("samples", 1 if samples is None else samples)):
         if value < 1:
-            raise UsageError(name, expected="a whole number above 0", got=value, remedy="Mend it.")
+            raise UsageError(name, expected="a whole number above 0", got=value, remedy="Correct it.")
     step = compile_step(logits_of, params, row, draws, mesh)
     total = new_sum(params) if begun is None else begun
     number, key = int(total.batches), jax.random.key(seed)
-    wanted = jnp.int32(jnp.iinfo(jnp.int32).max if samples is None else samples)
     shown = int(total.rows)
     # A mesh that is set splits activations by rows, of which a scan over single rows has none to split.
     with jax.set_mesh(mesh) if mesh is not None and row.whole_batch else jax.sharding.use_abstract_mesh(_NO_MESH):
@@ -92,13 +91,13 @@ def estimate_fisher(
             if samples is not None and shown >= samples:
                 break
             number += 1
-            total, seen = step(total, params, _placed(batch, mesh, number), key, wanted)
+            total, seen = step(total, params, _placed(batch, mesh, number), key, samples)
             if not seen.finite:
                 raise VerificationError(
                     f"batch {number} (after {shown} rows)", expected="finite gradients", got="NaN or infinity",
                     remedy="Look at the weights and at that batch, or compute in float32.",
                 )  # fmt: skip
-            shown = int(seen.rows)
+            shown = int(total.rows)
             report(Progress(rows=shown, change=float(seen.change), total=total))
     if samples is not None and shown < samples:
         raise UsageError(

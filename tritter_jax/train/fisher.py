@@ -157,7 +157,7 @@ def measure_fisher(
         begun, place = kept.load(shardings, say)
         if begun is not None:
             batches.set_state(place)
-            say(f"going on after {int(begun.rows):,} rows, kept in {kept.path}")
+            say(f"going on after {begun.rows:,} rows, kept in {kept.path}")
         params = tprog.flax.load(checkpoint, shardings=shardings)
         with preemption() as preempted:
             keeper = Keeper(kept, batches, mesh, samples, save_every, preempted, say)
@@ -190,7 +190,7 @@ def measure_fisher(
         "estimator": estimator,
         "unit": UNIT,
         "draws": draws,
-        "tokens": int(total.tokens),
+        "tokens": total.tokens,
         "data": data,
         "tasks": tasks if joined else "single",
         "constant": float(memory.constant),
@@ -199,7 +199,7 @@ def measure_fisher(
     found = ({} if known is None else known.to_json()) | found
     _write(checkpoint, path, memory, stored, found, overwrite=destination is None)
     kept.remove()
-    return Measured(path=path, samples=samples, tokens=int(total.tokens), change=keeper.change, ewc_config=found)
+    return Measured(path=path, samples=samples, tokens=total.tokens, change=keeper.change, ewc_config=found)
 
 
 def _result_bytes(checkpoint: Checkpoint, stored: str) -> int:

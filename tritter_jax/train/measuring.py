@@ -99,15 +99,15 @@ class Measuring:
                 remedy="Run that one again to go on, or begin anew with --restart.",
                 findings=[f"{name}: {value!r} there, {self.command[name]!r} here" for name, value in other.items()],
             )  # fmt: skip
-        counts = [state.get(name) for name in _COUNTS]
+        counts: list[Any] = [state.get(name) for name in _COUNTS]
         squares = find_part(self.path, _SQUARES)
-        if squares is None or not all(isinstance(count, int) and 0 < count < 1 << 31 for count in counts):
+        if squares is None or not all(type(count) is int and count > 0 for count in counts):
             raise self._broken("sums and counts")
         require_whole(squares, self.config, what="sum", where=self.path)
         tree = load_tree(squares, self.config, shardings=shardings)
         if not all(bool(jnp.all(jnp.isfinite(leaf) & (leaf >= 0))) for leaf in jax.tree.leaves(tree)):
             raise self._broken("sums of squares")
-        return FisherSum(tree, *map(jnp.int32, counts)), dict(state["place"])
+        return FisherSum(tree, *counts), dict(state["place"])
 
     def remove(self) -> None:
         """Throw it away, if there is any."""

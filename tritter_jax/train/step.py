@@ -49,8 +49,8 @@ def token_nll(
     loss = token_losses(params, windows, config, dtype=dtype, remat=remat)
     if weights is None:
         return Sums(jnp.sum(loss), jnp.asarray(loss.size, loss.dtype))
-    weights = weights.astype(loss.dtype)
-    return Sums(jnp.sum(loss * weights), jnp.sum(weights))
+    counted = jnp.sum(weights.astype(bool), dtype=jnp.int32)  # ones added up in float32 stop counting at 2^24
+    return Sums(jnp.sum(loss * weights.astype(loss.dtype)), counted.astype(loss.dtype))
 
 
 def train_step(
