@@ -26,7 +26,7 @@ Roles say what an axis does to the activations that run along it (see `tritter_j
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal, cast
 
 from tprog.config import ModelConfig
@@ -86,12 +86,12 @@ class ParamSpec:
         """Whether it is the matrix of a linear layer of the stack: what ternary models round."""
         return self.stacked and self.initializer == "normal"
 
-    @property
+    @cached_property
     def layer_shape(self) -> tuple[int, ...]:
         """Shape of our array for one layer: without the stack axis."""
         return self.shape[1:] if self.stacked else self.shape
 
-    @property
+    @cached_property
     def hf_shape(self) -> tuple[int, ...]:
         """Shape of the Hugging Face tensor (of one layer)."""
         size = {axis.name: size for axis, size in zip(self.axes, self.shape, strict=True)}

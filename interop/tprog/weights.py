@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn, Protocol, runtime_checkable
 
@@ -62,6 +63,10 @@ class TensorSet:
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
         """Dtype and shape of every tensor."""
+        return self._specs
+
+    @cached_property
+    def _specs(self) -> Mapping[str, TensorSpec]:
         return {name: self.files[file].specs[name] for name, file in self.location.items()}
 
     @property
@@ -133,6 +138,10 @@ class Prefixed:
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
         """Dtype and shape of every tensor."""
+        return self._specs
+
+    @cached_property
+    def _specs(self) -> Mapping[str, TensorSpec]:
         return {name: self.file_of(name).specs[self.prefix + name] for name in self.names}
 
     def tensor(self, name: str) -> np.ndarray:

@@ -94,9 +94,9 @@ def _fisher(layout: Layout) -> Lowered:
     key = jax.eval_shape(lambda: jax.random.key(0))
     numbers = [_laid(each, whole) for each in abstract_numbers()]
     estimator = next(iter(ESTIMATORS.values()))
-    step = compile_step(language_logits(layout.config, layout.dtype), params, estimator, 1, mesh)
+    program: Any = compile_step(language_logits(layout.config, layout.dtype), params, estimator, 1, mesh).program
     with jax.set_mesh(mesh):
-        return step.program.lower(_laid(squares, lies), *numbers, params, batch, _laid(key, whole))
+        return program.lower(_laid(squares, lies), *numbers, params, batch, _laid(key, whole))
 
 
 def _laid(shapes: Any, shardings: Any) -> Any:
