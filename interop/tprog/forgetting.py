@@ -1,6 +1,7 @@
 """The matrix of forgetting: the loss of every task at every time, and how far each is above the task's best."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ def forgetting_matrix(stored: Any) -> Matrix | None:
         return None
     if not all(isinstance(row, list) and len(row) == len(tasks) and all(map(_known, row)) for row in losses):
         return None
-    lost = [[_lost(losses, time, task) for task in range(len(tasks))] for time in range(len(losses))]
+    lost = list(_lost(losses))
     most = max(max(map(max, lost)), 1e-12)
     in_turn = len(losses) == len(tasks)
     rows = tuple(
@@ -66,12 +67,12 @@ def forgetting_matrix(stored: Any) -> Matrix | None:
     return Matrix(tasks=tuple(map(str, tasks)), rows=rows, summary=summary)
 
 
-def _lost(losses: list[list[float | None]], time: int, task: int) -> float:
-    """How far a loss is above the lowest that the task had until then."""
-    now = losses[time][task]
-    before = [row[task] for row in losses[: time + 1]]
-    known = [value for value in before if value is not None]
-    return 0.0 if now is None else now - min(known)
+def _lost(losses: list[list[float | None]]) -> Iterator[list[float]]:
+    """How far each loss is above the lowest that its task had until then."""
+    lowest = [math.inf] * len(losses[0])
+    for row in losses:
+        lowest = [low if loss is None else min(low, loss) for low, loss in zip(lowest, row, strict=True)]
+        yield [0.0 if loss is None else loss - low for low, loss in zip(lowest, row, strict=True)]
 
 
 def _known(value: object) -> bool:

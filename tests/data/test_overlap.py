@@ -1,5 +1,7 @@
 """The tokens of a long document are those of transformers, whatever the tokenizer does at the beginning of a text."""
 
+import json
+
 import numpy as np
 import pytest
 import tokenizers
@@ -148,8 +150,34 @@ def test_bos_and_eos_go_where_the_choice_says(tmp_path, choice, around):
 
 
 @pytest.mark.parametrize("fields", [{}, {"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
+@pytest.mark.parametrize("template", [None, "<s> $A", "$A </s>"])
+@pytest.mark.parametrize(
+    "kind", ["PreTrainedTokenizerFast", "LlamaTokenizer", "GemmaTokenizer", "Qwen2Tokenizer", "GPT2Tokenizer", None]
+)
+def test_what_is_added_is_what_transformers_adds_whatever_tokenizer_config_says(tmp_path, kind, fields, template):
+    backend = tokenizers.Tokenizer(
+        models.BPE({"<s>": 0, "</s>": 1, "<unk>": 2, "▁": 3, "a": 4, "▁a": 5}, [("▁", "a")])
+    )
+    backend.add_special_tokens(["<s>", "</s>", "<unk>"])
+    if template:
+        special = [("<s>", 0), ("</s>", 1)]
+        backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    # Written by hand: save_pretrained leaves out the two fields, and puts what they say into tokenizer.json.
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "</s>"}
+    kept = {} if kind is None else {"tokenizer_class": kind}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named | kept | fields))
+    if kind is None:
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    ours = load_tokenizer(tmp_path)
+    due = transformers.AutoTokenizer.from_pretrained(tmp_path)("a")["input_ids"]
+    # Some classes put ▁ before the text.
+    assert [*ours.before, 4, *ours.after] == [4 if token == 5 else token for token in due]
+
+
+@pytest.mark.parametrize("fields", [{"add_bos_token": True}, {"add_bos_token": False, "add_eos_token": True}])
 @pytest.mark.parametrize("template", [None, "<s> $A"])
-def test_fields_of_tokenizer_config_say_what_is_added(tmp_path, fields, template):
+def test_what_is_added_is_known_of_a_tokenizer_that_transformers_saved(tmp_path, fields, template):
     backend = tokenizers.Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2}, unk_token="a"))
     if template:
         backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=[("<s>", 0)])
@@ -159,3 +187,4 @@ def test_fields_of_tokenizer_config_say_what_is_added(tmp_path, fields, template
     ours = load_tokenizer(tmp_path)
     due = transformers.AutoTokenizer.from_pretrained(tmp_path)("a")["input_ids"]
     assert [*ours.before, 2, *ours.after] == due
+    assert due != [2]

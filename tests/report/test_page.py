@@ -157,6 +157,21 @@ def test_no_matrix_is_made_of_what_is_none(stored):
     assert forgetting_matrix(stored) is None
 
 
+def test_losses_of_many_times_are_compared_with_the_lowest_until_then_in_one_pass():
+    reads = 0
+
+    class Counted(list):
+        def __getitem__(self, place):
+            nonlocal reads
+            reads += 1
+            return super().__getitem__(place)
+
+    losses = [Counted([2.0, None]), Counted([None, 5.0]), *(Counted([3.0, 4.0]) for _ in range(500))]
+    rows = forgetting_matrix({"tasks": ["a", "b"], "losses": losses}).rows
+    assert [[cell.lost for cell in cells] for _, cells in rows] == [[0.0, 0.0], [0.0, 0.0], *[[1.0, 0.0]] * 500]
+    assert reads <= 2 * len(losses)
+
+
 def test_only_reports_are_replaced(facts, tmp_path):
     path = tmp_path / "report.html"
     write_report(facts, path)

@@ -69,7 +69,7 @@ class Tokenizer:
         """Number of token ids: one more than the largest."""
         rules = json.loads(self._saved)
         self._bytes = _byte_ids(rules)
-        self.before, self.after = self._around(rules.get("post_processor"))
+        self.before, self.after = self._around()
         """Ids that transformers puts before and after a text, such as those of BOS and EOS."""
 
     @property
@@ -77,13 +77,8 @@ class Tokenizer:
         config = json.loads(self._files.get(TOKENIZER_CONFIG) or "{}")
         return config if isinstance(config, dict) else {}
 
-    def _around(self, post_processor: Any) -> tuple[list[int], list[int]]:
-        config = self._config
-        if post_processor is None or "add_bos_token" in config or "add_eos_token" in config:
-            # transformers then takes these two fields in place of what tokenizer.json says.
-            ids = [self._named(kind) if config.get(f"add_{kind}_token") else None for kind in ("bos", "eos")]
-            begin, end = ([] if one is None else [one] for one in ids)
-            return begin, end
+    def _around(self) -> tuple[list[int], list[int]]:
+        # Beside a tokenizer.json, transformers 5 ignores add_bos_token and add_eos_token of tokenizer_config.json.
         found = self._backend.encode("a", add_special_tokens=True)
         text = [place for place, special in enumerate(found.special_tokens_mask) if not special]
         return (found.ids[: text[0]], found.ids[text[-1] + 1 :]) if text else (found.ids, [])

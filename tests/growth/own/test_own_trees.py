@@ -83,6 +83,23 @@ def test_a_wrong_role_is_found_by_the_check(row, axes):
         check_function(model.function, model.params, plan, model.inputs)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_wrong_role_is_found_in_half_precision(dtype):
+    """Nothing is checked before rounding here, and a wrong role can cost no more than a tenth of the largest output."""
+    model = nested_lists()
+
+    def forward(params, inputs):
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
+        return model.function(wide, inputs).astype(dtype)
+
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), model.params)
+    seen = check_function(forward, params, planned(model), model.inputs)
+    assert 0 < seen.max_relative < seen.tolerance / 5
+    wrong = planned(replace(model, rows=model.rows | {"blocks.*.mlp.bias": "layers:stack mlp:write"}))
+    with pytest.raises(VerificationError, match=r"within [15]e-02, got a largest relative difference of (9|1)"):
+        check_function(forward, params, wrong, model.inputs)
+
+
 def test_new_layers_stand_right_after_those_they_copy():
     model = nested_lists()
     plan = plan_axes(model.rows, before=model.before, after={"layers": 3}, positions=[0])

@@ -9,9 +9,12 @@ import numpy as np
 from tprog import UsageError, VerificationError
 
 from tritter_jax.growth.apply import grow
-from tritter_jax.growth.guarantee import TOLERANCE
 from tritter_jax.growth.own.plan import AxesPlan
 from tritter_jax.growth.plan import Plan
+
+OUTPUT_TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""Largest relative difference that an exact growth may show in outputs of each dtype. There is no check before
+rounding here, as there is of our own models, so the narrow dtypes have less room than in `guarantee.TOLERANCE`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,7 @@ def check_function(
             "function", expected="the same outputs before and after growth, at least one of them an array",
             got=f"{len(before)} and {len(after)} arrays of other shapes", remedy="Return the model's outputs alone.",
         )  # fmt: skip
-    narrowest = max((TOLERANCE[leaf.dtype.name] for leaf in before if leaf.dtype.name in TOLERANCE), default=0.0)
+    narrowest = max((OUTPUT_TOLERANCE.get(leaf.dtype.name, 0.0) for leaf in before), default=0.0)
     # Outputs that grew, such as logits of new tokens, are compared where both have them.
     pairs = [(old, new[tuple(map(slice, old.shape))]) for old, new in zip(before, after, strict=True)]
     largest = max(float(np.abs(old.astype(np.float64)).max(initial=0)) for old, _ in pairs)
