@@ -40,6 +40,8 @@ HEADER = Bound(nbytes=16 << 20, values=1 << 17)
 """Of the header of a tensor file; the values are tensors, each of some numbers."""
 MAX_TOKENIZER_BYTES = 256 << 20
 """Of any file of a tokenizer. What exceeds `JSON` is not taken apart here, only by the library that reads it."""
+MAX_TEMPLATE_BYTES = 1 << 20
+"""Of a chat template in a file of its own. The longest that are published have some 30 KB."""
 LARGEST_KNOWN = {
     "config.json": (1_800_000, 43_800),
     "model.safetensors.index.json": (22_000_000, 209_000),

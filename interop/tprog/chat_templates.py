@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from tprog.bounds import MAX_TEMPLATE_BYTES
 from tprog.errors import FormatError
 from tprog.jsonio import read_json
 from tprog.layout import CHAT_TEMPLATES, TOKENIZER_CONFIG
@@ -25,7 +26,7 @@ def read_chat_templates(files: Mapping[str, Path]) -> dict[str, str]:
         files: the tokenizer's files, by name.
 
     Raises:
-        FormatError: a template is no text.
+        FormatError: a template is no text, or longer than `tprog.bounds` allows.
 
     Example:
         >>> import tempfile
@@ -45,7 +46,14 @@ def read_chat_templates(files: Mapping[str, Path]) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_TEMPLATE_BYTES + 1)
+        if len(data) > MAX_TEMPLATE_BYTES:
+            raise FormatError(
+                path, expected=f"a chat template of at most {MAX_TEMPLATE_BYTES} bytes", got="a longer file",
+                remedy="Replace the file.",
+            )  # fmt: skip
+        return data.decode("utf-8")
     except (OSError, ValueError) as error:
         raise FormatError(path, expected="text in UTF-8", got=str(error)[:200], remedy="Replace the file.") from None
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import gguf
 import pytest
 import transformers
+from tprog.bounds import MAX_TEMPLATE_BYTES
 from tprog.chat_templates import read_chat_templates
 from tprog.errors import FormatError
 from tprog.gguf import export_gguf
@@ -136,3 +137,15 @@ def test_templates_that_gguf_cannot_tell_apart_are_refused(tmp_path):
     checkpoint = save(tmp_path / "m.tprog", random_arrays(config), config, tokenizer_from=folder)
     with pytest.raises(FormatError, match="'a-b' and 'a_b'"):
         export_gguf(checkpoint, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("name", ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"])
+def test_a_template_beyond_the_bound_is_refused_unread(tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x" * MAX_TEMPLATE_BYTES)
+    assert len(next(iter(read_chat_templates({name: path}).values()))) == MAX_TEMPLATE_BYTES
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(FormatError, match="at most 1048576 bytes"):
+        read_chat_templates({name: path})

@@ -85,7 +85,7 @@ def test_a_wrong_role_is_found_by_the_check(row, axes):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_wrong_role_is_found_in_half_precision(dtype):
-    """Nothing is checked before rounding here, and a wrong role can cost no more than a tenth of the largest output."""
+    """Nothing is checked before rounding here, and a wrong role may cost only a tenth of the largest output."""
     model = nested_lists()
 
     def forward(params, inputs):
