@@ -144,6 +144,18 @@ def foreign_directory(directory: Path) -> Foreign | None:
     return foreign_names(names, directory)
 
 
+def other_head(architectures: object) -> str | None:
+    """The class that `architectures` of a config.json names, where that is a model with a head of another kind.
+
+    Example:
+        >>> other_head(["LlamaForSequenceClassification"]), other_head(["LlamaForCausalLM"]), other_head(None)
+        ('LlamaForSequenceClassification', None, None)
+    """
+    names = architectures if isinstance(architectures, list) else []
+    known = [name for name in names if isinstance(name, str) and "For" in name]
+    return known[0] if known and not any("ForCausalLM" in name for name in known) else None
+
+
 def _in_order(name: str) -> list[tuple[int, str]]:
     """Sorts checkpoint-500 before checkpoint-1000."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d{1,18})", name)]

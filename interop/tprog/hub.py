@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from tprog.commit import new_directory, refuse_taken
+from tprog.config_json import load_config
 from tprog.disk import file_lengths
 from tprog.errors import FormatError, UsageError
 from tprog.foreign import foreign_names
+from tprog.hf_names import most_names
 from tprog.hub_errors import is_offline, library, told
 from tprog.hub_files import Listing, check_parts, part_of, trimmed
 from tprog.layout import CHAT_TEMPLATES, CONFIG, INDEX, PROGRESSIVE, TOKENIZER, TOKENIZER_FILES
@@ -244,9 +246,17 @@ def _check_cached(source: HubId, snapshot: Path, listing: Listing, names: Iterab
 
 def _choose(hub: Any, source: HubId, listing: Listing, wanted: frozenset[str]) -> list[str]:
     index = None
-    if INDEX in listing.files:
-        index = read_index(Path(hub.hf_hub_download(source.repository, INDEX, revision=listing.commit)))
+    if {CONFIG, INDEX} <= listing.files.keys():
+        config = load_config(_cached(hub, source, listing, CONFIG))
+        index = read_index(_cached(hub, source, listing, INDEX), most_names(config))
     return listing.choose(wanted, index, source)
+
+
+def _cached(hub: Any, source: HubId, listing: Listing, name: str) -> Path:
+    """A small file that is read before the others are fetched, held against the listing as they are."""
+    path = Path(hub.hf_hub_download(source.repository, name, revision=listing.commit))
+    _check_cached(source, path.parent, listing, [name])
+    return path
 
 
 def _check_pulled(source: HubId, directory: Path, listing: Listing, names: list[str], parts: frozenset[str]) -> None:

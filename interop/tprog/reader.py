@@ -11,7 +11,7 @@ from tprog.config import DTYPES, ModelConfig
 from tprog.config_json import as_family, load_config
 from tprog.dtypes import same_bits
 from tprog.errors import FormatError, UsageError
-from tprog.foreign import foreign_directory, kind_of_file
+from tprog.foreign import foreign_directory, kind_of_file, other_head
 from tprog.hf_names import (
     COMPUTED_BUFFERS,
     hf_tensors,
@@ -21,6 +21,7 @@ from tprog.hf_names import (
     tied_names,
     wrapped_prefix,
 )
+from tprog.jsonio import read_json
 from tprog.layout import (
     CARD,
     CONFIG,
@@ -248,11 +249,16 @@ def _checked_specs(
         if name in expected and spec.dtype.name not in DTYPES
     ]
     if findings:
+        got = f"{len(findings)} things that do not fit"
+        remedy = "Check that config.json and the weights belong together, and fetch what is missing:"
+        if head := other_head(read_json(directory / CONFIG).get("architectures")):
+            got = f"those of {head}: {got}"
+            remedy = "Only models that predict the next token are read: give the one that it was made from."
         raise FormatError(
             directory,
             expected=f"the {len(expected)} tensors of a {config.family} model",
-            got=f"{len(findings)} things that do not fit",
-            remedy="Check that config.json and the weights belong together, and fetch what is missing:",
+            got=got,
+            remedy=remedy,
             findings=findings,
         )
     return {name: found[name] for name in expected}

@@ -14,6 +14,7 @@ from tprog.numpy import load, save
 from tprog.reader import open_checkpoint
 from tprog.verify import verify
 
+from tests.hub.server import sha256
 from tests.tprog.files import assert_same_bits, random_arrays, small_config
 from tritter_jax.data import byte_tokenizer, train_bpe
 from tritter_jax.train.config import RunConfig
@@ -145,6 +146,35 @@ def test_of_a_large_repository_only_the_weights_in_use_are_fetched(hub, plain, t
     assert {entry.name for entry in path.iterdir()} == files.keys() | {"tokenizer.json"}
     assert not hub.asked("GET", "pickle|pytorch_model|consolidated|original|outside|onnx")
     assert_same_bits(load(path), load(plain))
+
+
+def indexed(plain, names):
+    """The files of a model with an index that names its tensors, and others."""
+    files = {path.name: path.read_bytes() for path in plain.iterdir()}
+    known = dict.fromkeys(open_checkpoint(plain).specs, "model.safetensors")
+    index = {"weight_map": known | {f"x{number}": "model.safetensors" for number in range(names)}}
+    return files | {"model.safetensors.index.json": json.dumps(index).encode()}
+
+
+@pytest.mark.parametrize("get", [fetch, pull])
+def test_an_index_of_more_names_than_the_model_may_have_is_refused_before_its_weights_are_fetched(
+    hub, plain, tmp_path, monkeypatch, get
+):
+    monkeypatch.chdir(tmp_path)
+    hub.create("org/model", indexed(plain, 1 << 16))
+    with pytest.raises(FormatError, match="more than 65536 values"):
+        get("org/model")
+    assert not hub.asked("GET", "/model.safetensors$")
+
+
+def test_an_index_that_arrived_changed_is_fetched_again(hub, plain, tmp_path):
+    files = indexed(plain, 0)
+    hub.create("org/model", files)
+    index = sha256(files["model.safetensors.index.json"])
+    hub.fail("GET", f"/cdn/{index}|/model.safetensors.index.json$", flip=True)
+    with pytest.raises(FormatError, match="as the Hub lists it"):
+        pull("org/model", tmp_path / "a")
+    assert verify(pull("org/model", tmp_path / "a").path).ok
 
 
 def test_a_source_is_fetched_once_and_then_read_without_a_network(hub, checkpoint, monkeypatch):

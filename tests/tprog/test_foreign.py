@@ -245,6 +245,28 @@ def test_an_adapter_beside_weights_is_refused(tmp_path):
         open_checkpoint(directory)
 
 
+@pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_with_another_head_is_named(tmp_path, head, tied):
+    config = torch_model(odd_config("llama", num_layers=2)).config
+    config.tie_word_embeddings = tied
+    getattr(transformers, f"LlamaFor{head}")(config).save_pretrained(tmp_path / "hf")
+    with pytest.raises(FormatError, match=f"got those of LlamaFor{head}: .*Only models that predict the next token"):
+        open_checkpoint(tmp_path / "hf")
+    assert verify(tmp_path / "hf").findings
+    with pytest.raises(FormatError, match=f"LlamaFor{head}"):
+        import_directory(tmp_path / "hf", tmp_path / "a.tprog")
+
+
+def test_architectures_alone_are_no_reason_to_refuse(tmp_path):
+    """transformers reads the model as a language model whatever it says, and so do we where the tensors fit."""
+    directory = saved(tmp_path / "hf")
+    config = json.loads((directory / "config.json").read_text())
+    for named in (["LlamaForTokenClassification"], ["LlamaModel"], "LlamaForCausalLM", None, [1, None]):
+        (directory / "config.json").write_text(json.dumps(config | {"architectures": named}))
+        assert open_checkpoint(directory)
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
