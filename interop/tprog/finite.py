@@ -134,15 +134,16 @@ def checked(source: TensorSource, *, remedy: str, origin: Callable[[str], np.nda
     return LazyTensors(source.specs, pieces=pieces)
 
 
-def require_finite(source: TensorSource) -> None:
-    """Look at every tensor of a source.
+def require_finite(*sources: TensorSource) -> None:
+    """Look at every tensor of some sources.
 
     Raises:
         FormatError: one is not finite.
     """
-    for name in source.specs:
-        if not all(map(is_finite, pieces_of(source, name))):
-            raise _broken(name)
+    for source in sources:
+        for name in source.specs:
+            if not all(map(is_finite, pieces_of(source, name))):
+                raise _broken(name)
 
 
 def _broken(name: str) -> FormatError:

@@ -134,6 +134,18 @@ def test_the_last_checkpoint_of_a_run_is_the_tprog_that_the_run_wrote(stopped, t
     assert_same_checkpoint(import_run(directory, tmp_path / "again.tprog"), checkpoint)
 
 
+@pytest.mark.parametrize("export", [export_run, export_orbax])
+@pytest.mark.parametrize("part", ["weights", "optimizer", "fisher", "old_params"])
+def test_what_is_not_finite_is_not_exported(rich, tmp_path, export, part):
+    file = rich / ("weights.safetensors" if part == "weights" else TENSOR_PARTS[part] + ".safetensors")
+    with file.open("r+b") as opened:
+        opened.seek(-4, os.SEEK_END)
+        opened.write(np.float32(np.inf).tobytes())
+    with pytest.raises(FormatError, match="infinity or NaN, which the source already holds"):
+        export(open_checkpoint(rich), tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
+
+
 def test_there_and_back_is_bit_equal_with_all_that_a_checkpoint_can_hold(rich, tmp_path):
     exported = export_run(open_checkpoint(rich), tmp_path / "exported")
     again = import_run(exported, tmp_path / "again.tprog")

@@ -9,6 +9,7 @@ import optax
 import tprog.flax
 from tprog import FormatError, ModelConfig, UsageError, config_to_json
 from tprog.commit import new_directory, refuse_taken
+from tprog.finite import require_finite
 from tprog.flax_state import load_optimizer, load_rng_key
 from tprog.paths import real_path
 from tprog.reader import Checkpoint
@@ -45,7 +46,7 @@ def export_run(checkpoint: Checkpoint, destination: str | Path, *, overwrite: bo
         overwrite: whether an earlier run directory that nothing was trained in since may be replaced.
 
     Raises:
-        FormatError: the checkpoint's settings are not those of a run.
+        FormatError: the checkpoint's settings are not those of a run, or a tensor of it is not finite.
         ParameterError: its optimizer state is not that of its settings.
         UsageError: the destination is taken, or cannot be written.
     """
@@ -53,6 +54,7 @@ def export_run(checkpoint: Checkpoint, destination: str | Path, *, overwrite: bo
     refuse_taken(path, overwrite=overwrite, is_ours=_is_export, source=checkpoint.path)
     settings = _settings(checkpoint, path)
     optimizer = _optimizer(settings, checkpoint.config)
+    require_finite(checkpoint, *checkpoint.to_parts().tensors.values())
     params = tprog.flax.load(checkpoint)
     opt_state = load_optimizer(checkpoint, jax.eval_shape(optimizer.init, params))
     step = jnp.asarray(checkpoint.progressive.steps, jnp.int32)

@@ -44,9 +44,10 @@ def export_orbax(checkpoint: Checkpoint, destination: str | Path, *, overwrite: 
         FormatError: the source is not finite.
         UsageError: the destination is taken, or cannot be written.
     """
-    size = sum(spec.nbytes for spec in checkpoint.specs.values()) + checkpoint.to_parts().nbytes
+    parts = checkpoint.to_parts()
+    size = sum(spec.nbytes for spec in checkpoint.specs.values()) + parts.nbytes
     refuse_taken(destination, overwrite=overwrite, is_ours=is_orbax_export, source=checkpoint.path)
-    require_finite(checkpoint)
+    require_finite(checkpoint, *parts.tensors.values())
     with new_directory(destination, overwrite=overwrite, needed=size, is_ours=is_orbax_export) as temporary:
         save_orbax(temporary / ORBAX_PARAMS, tprog.flax.load(checkpoint))
         write_json(temporary / CONFIG, config_to_json(checkpoint.config))
