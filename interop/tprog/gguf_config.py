@@ -64,16 +64,13 @@ class _Config:
     def __init__(self, header: GGUFHeader) -> None:
         self.header = header
         arch = header.fields.get("general.architecture")
-        if header.fields.get("split.count", 1) not in (0, 1):
-            self.refuse(
-                "a file in one part",
-                f"part of {header.fields['split.count']}",
-                "Merge them: llama-gguf-split --merge.",
-            )
+        parts = self.whole("split.count")
+        if parts not in (None, 0, 1):
+            self.refuse("a file in one part", f"part of {parts}", "Merge them: llama-gguf-split --merge.")
         kind = header.fields.get("general.type", "model")
-        if kind != "model":
+        if not isinstance(kind, str) or kind != "model":
             self.refuse("a model", f"a file of type {kind!r}"[:100], "Give the model's own file.")
-        if arch not in FAMILIES or FAMILIES[arch] != arch:
+        if not isinstance(arch, str) or FAMILIES.get(arch) != arch:
             known = ", ".join(sorted(set(FAMILIES.values())))
             self.refuse(f"architecture {known}", repr(arch)[:100], "Only these are imported from GGUF.")
         self.arch: str = arch
@@ -127,8 +124,10 @@ class _Config:
                 continue
             if key not in known:
                 self.unsupported(key, "no such key")
-            if key in _FIXED and self.header.fields[name] != _FIXED[key]:
-                self.unsupported(key, _FIXED[key])
+            if key in _FIXED:
+                value = self.header.fields[name]
+                if isinstance(value, list | np.ndarray) or value != _FIXED[key]:
+                    self.unsupported(key, _FIXED[key])
 
     def scaling(self, config: ModelConfig, factors: np.ndarray | None) -> RopeScaling | None:
         """The scaling of the rotary wavelengths."""

@@ -18,6 +18,7 @@ from tprog.gguf_layout import ROPE_FACTORS, is_permuted, library, tensor_names, 
 from tprog.gguf_words import tokenizer_from_gguf
 from tprog.hf_names import HFTensor
 from tprog.layout import SHARD_SIZE
+from tprog.paths import real_path
 from tprog.reader import is_checkpoint
 from tprog.tensorheader import TensorSpec
 from tprog.tree import mismatches
@@ -25,7 +26,6 @@ from tprog.writer import write_checkpoint
 
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _PIECE = 64 << 20
-_MOST_FINDINGS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ def import_gguf(
         ConfigError: it holds a model of another architecture, or one that is not computed here.
         UsageError: its tokenizer is not known here, the extra is not installed, or the destination is taken.
     """
-    path = Path(source).expanduser().resolve()
+    path = real_path(source)
     refuse_taken(destination, overwrite=overwrite, is_ours=is_checkpoint, source=path)
     model = GGUFModel(read_header(path))
     words = tokenizer_from_gguf(model.header, model.config.vocab_size) if tokenizer and tokenizer_from is None else {}
@@ -149,11 +149,10 @@ class GGUFModel:
             {name: tensor.shape for name, tensor in found.items()},
         )
         if findings:
-            rest = len(findings) - _MOST_FINDINGS
             raise FormatError(
                 self.header.path, expected=f"the {len(names)} tensors of a {config.family} model",
                 got=f"{len(findings)} that do not fit", remedy="Convert the model again:",
-                findings=findings[:_MOST_FINDINGS] + ([f"and {rest} more"] if rest > 0 else []),
+                findings=findings,
             )  # fmt: skip
         self._tensors = {tensor.name: (tensor, found[name]) for name, tensor in names.items()}
 

@@ -11,10 +11,9 @@ from tprog.gguf_sentence_piece import sentence_piece
 from tprog.gguf_splits import find_split
 from tprog.gguf_vocabulary import BYTE_LEVEL, PARTS, SENTENCE_PIECE, UNKNOWN, UNUSED, Vocabulary, refuse, spare
 from tprog.jsonio import read_json
-from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
+from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG, TOKENIZER_JSON
 from tprog.tokenizer_rules import TokenizerRules, kind_of
 
-TOKENIZER_JSON = "tokenizer.json"
 _NFC = {"type": "NFC"}
 _EOS = {BYTE_LEVEL: 11, SENTENCE_PIECE: 2}
 """What llama.cpp takes for the end of text where none is named."""

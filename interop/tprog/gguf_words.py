@@ -22,8 +22,8 @@ from tprog.gguf_vocabulary import (
     USER_DEFINED,
     spare,
 )
-from tprog.layout import CHAT_TEMPLATES, TOKENIZER_CONFIG
-from tprog.merge_scores import SPACE, merges_of
+from tprog.layout import CHAT_TEMPLATES, TOKENIZER_CONFIG, TOKENIZER_JSON
+from tprog.merge_scores import LONGEST_PIECE, SPACE, merges_of
 
 _GGML, _TEMPLATE = "tokenizer.ggml.", "tokenizer.chat_template"
 
@@ -67,7 +67,7 @@ class _Words:
             "clean_up_tokenization_spaces": False,
             **{f"{part}_token": token for part, token in self.special.items() if token is not None},
         }
-        files = {"tokenizer.json": _json(self.rules()), TOKENIZER_CONFIG: _json(settings)}
+        files = {TOKENIZER_JSON: _json(self.rules()), TOKENIZER_CONFIG: _json(settings)}
         for key, template in self.fields.items():
             name = DEFAULT if key == _TEMPLATE else key.removeprefix(f"{_TEMPLATE}.")
             if name == key or not isinstance(template, str):
@@ -128,6 +128,8 @@ class _Words:
             for token, kind, score in zip(self.tokens, self.types, given, strict=True)
             if kind == NORMAL and token not in BYTE_TOKENS
         }
+        if (longest := max(map(len, scores), default=0)) > LONGEST_PIECE:
+            self.broken(f"tokens of at most {LONGEST_PIECE} characters", longest)
         if not np.isfinite(given).all():
             self.broken("scores that are numbers", "NaN or an infinity")
         prefix = self.flag("add_space_prefix", default=True)

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 SPACE = "▁"
 """What stands for a space in a SentencePiece vocabulary."""
+LONGEST_PIECE = 512
+"""Most characters of a token that is merged, SentencePiece's own limit: its parts take time by the square of them."""
 
 
 def merge_scores(pieces: Collection[str], merges: Sequence[tuple[str, str]]) -> tuple[dict[str, float], str | None]:
@@ -24,6 +26,9 @@ def merge_scores(pieces: Collection[str], merges: Sequence[tuple[str, str]]) -> 
         >>> merge_scores({"a", "b", "ab"}, [("a", "b")])
         ({'ab': 0.0}, None)
     """
+    longest = max(map(len, pieces), default=0)
+    if longest > LONGEST_PIECE:
+        return {}, f"one with a token of {longest} characters, where SentencePiece has {LONGEST_PIECE} at most"
     scores: dict[str, float] = {}
     last = None
     for left, right in merges:
@@ -45,7 +50,7 @@ def merges_of(scores: Mapping[str, float], ids: Mapping[str, int]) -> list[tuple
     """Merges that do what scores do: of each token all pairs that make it up, the highest score first.
 
     Args:
-        scores: of each token that text is merged into.
+        scores: of each token that text is merged into, none longer than `LONGEST_PIECE`.
         ids: their ids, which order tokens of equal score.
 
     Example:

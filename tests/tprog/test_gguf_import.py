@@ -184,6 +184,14 @@ def test_a_file_of_gguf_s_own_writer_is_read(tmp_path):
 
 
 SP = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [0.0, 0.0, 1.0, 0.0]}
+BOOK = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": ["a" * 10**6, *(f"<0x{number:02X}>" for number in range(256))],
+    "tokenizer.ggml.scores": [0.0] * 257,
+    "tokenizer.ggml.token_type": [1] * 257,
+    "token_embd.weight": (257, 8),
+    "output.weight": (257, 8),
+}
 BAD = {
     "another architecture": ({"arch": "gemma3"}, ConfigError, "architecture llama, qwen2, qwen3, got 'gemma3'"),
     "an adapter": ({"general.type": "adapter"}, ConfigError, "file of type 'adapter'"),
@@ -193,6 +201,9 @@ BAD = {
     "a width that is text": ({"llama.embedding_length": "8"}, FormatError, "a whole number, got '8'"),
     "heads by layer": ({"llama.attention.head_count": [2, 2]}, FormatError, "a whole number"),
     "experts": ({"llama.expert_count": 8}, ConfigError, "llama.expert_count 0, got 8"),
+    "experts by layer": ({"llama.expert_count": [0, 8]}, ConfigError, "llama.expert_count 0, got array"),
+    "a list of parts": ({"split.count": [1, 2]}, FormatError, "split.count: expected a whole number"),
+    "a list of types": ({"general.type": ["model"]}, ConfigError, "file of type ['model']"),
     "a key that is not known": ({"llama.residual_scale": 2.0}, ConfigError, "residual_scale no such key"),
     "a window": ({"llama.attention.sliding_window": 16}, ConfigError, "sliding_window none, got 16"),
     "part of each head": ({"llama.rope.dimension_count": 2}, ConfigError, "rope.dimension_count 4, got 2"),
@@ -219,6 +230,7 @@ BAD = {
     "a rule that is not known": ({"tokenizer.ggml.pre": "kimi-k2"}, UsageError, "--no-tokenizer"),
     "no tokenizer": ({"tokenizer.ggml.model": None}, UsageError, "--no-tokenizer"),
     "no byte tokens": (SP, FormatError, "no <0x00>"),
+    "a token that is a book": (BOOK, FormatError, "at most 512 characters, got 1000000"),
     "a hostile template": ({"tokenizer.chat_template.../../x": "x"}, FormatError, "letters and digits"),
 }  # fmt: skip
 
