@@ -147,6 +147,8 @@ def refused(rows=None, before=None, after=None, **choices):
         ({"after": {"head_dim": 8}}, "a row without a role for it"),
         ({"depth": "twice"}, "depth: expected one of"),
         ({"groups": {"heads": "keys"}}, "groups: expected one of"),
+        ({"before": {"heads": 5}}, "axis heads: expected a multiple of kv_heads, 2 before growth, got 5"),
+        ({"before": {"kv_heads": 0}}, "whole numbers above 0, got kv_heads: 0"),
         ({"after": {"heads": 5, "kv_heads": 3}}, "axis heads: expected a multiple of kv_heads"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -78,7 +78,7 @@ def check_function(
     if (
         not before
         or len(before) != len(after)
-        or not all(old.ndim == new.ndim for old, new in zip(before, after, strict=True))
+        or not all(_holds(new.shape, old.shape) for old, new in zip(before, after, strict=True))
     ):
         raise UsageError(
             "function", expected="the same outputs before and after growth, at least one of them an array",
@@ -100,6 +100,10 @@ def check_function(
             remedy="Check the roles of the axes, and that no size is fixed in the forward pass.",
         )  # fmt: skip
     return seen
+
+
+def _holds(larger: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
+    return len(larger) == len(smaller) and all(a >= b for a, b in zip(larger, smaller, strict=True))
 
 
 def plan_is_exact(plan: AxesPlan | Plan) -> bool:

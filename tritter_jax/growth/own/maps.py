@@ -90,6 +90,12 @@ def maps_of(
     for name, stack in stacks.items():
         maps |= {Axis(name, role): along for (_, role), along in depth_maps(stack, depth).items()}
     for queries, keys in groups.items():
+        if before[queries] % before[keys]:
+            raise GrowthError(
+                f"axis {queries}", expected=f"a multiple of {keys}, {before[keys]} before growth",
+                got=before[queries],
+                remedy="Correct `before`, or name the axes that share heads in `groups`; {} if none do.",
+            )  # fmt: skip
         if after[queries] % after[keys]:
             raise GrowthError(
                 f"axis {queries}", expected=f"a multiple of {keys}, {after[keys]} after growth", got=after[queries],

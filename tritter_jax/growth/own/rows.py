@@ -1,10 +1,10 @@
 """Rows that a user writes: which leaves of a tree a pattern names, and the roles of their axes."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import cast, get_args
 
 from tprog import GrowthError
@@ -58,10 +58,6 @@ class Row:
         """Unfolded shape of one layer's array."""
         return tuple(sizes[axis.name] for axis in self.inner)
 
-    def folded(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """Shape of one layer's array, dimensions folded as the row has them."""
-        return tuple(math.prod(sizes[axis.name] for axis in dim) for dim in self.dims)
-
 
 @dataclass(frozen=True)
 class PlacedRow:
@@ -96,8 +92,8 @@ def parse_rows(rows: Mapping[str, str]) -> tuple[Row, ...]:
 
     Example:
         >>> (row,) = parse_rows({"blocks.*.wq": "layers:stack heads:copy*head_dim hidden:read"})
-        >>> row.folded({"heads": 4, "head_dim": 8, "hidden": 24})
-        (32, 24)
+        >>> row.layer_shape({"heads": 4, "head_dim": 8, "hidden": 24})
+        (4, 8, 24)
     """
     return tuple(_row(pattern, text) for pattern, text in rows.items())
 
@@ -127,13 +123,20 @@ def check_sizes(
     """The size of every axis before and after; an axis that `after` leaves out stays as it is.
 
     Raises:
-        GrowthError: an axis of a row has no size, a size belongs to no axis, or one shrinks.
+        GrowthError: an axis of a row has no size, a size belongs to no axis or is no whole number above 0, or one
+            shrinks.
     """
     axes = {axis.name for row in rows for axis in row.axes}
     for name in (*before, *after):
         if name not in axes:
             raise GrowthError.unknown(
                 "sizes", name, sorted(axes), remedy="Only axes that some row names have a size."
+            )
+    for where, sizes in (("before", before), ("after", after)):
+        odd = [f"{name}: {size!r}" for name, size in sizes.items() if not _is_size(size)]
+        if odd:
+            raise GrowthError(
+                where, expected="whole numbers above 0", got=odd[0], remedy="Correct it.", findings=odd[1:]
             )
     missing = sorted(axes - set(before))
     if missing:
@@ -148,3 +151,7 @@ def check_sizes(
             findings=smaller[1:],
         )  # fmt: skip
     return dict(before), dict(before) | dict(after)
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value > 0
