@@ -46,6 +46,12 @@ def test_the_file_holds_every_document_and_an_end_after_each(tmp_path):
     assert file.max_id == BYTES.end_of_text
 
 
+def test_a_document_of_one_character_is_not_divided(tmp_path):
+    file = tokenize(corpus_of("😀"), BYTES, held_out=0.3, cache=tmp_path)
+    assert texts_of(file.train) == ["😀"]
+    assert file.held_out.documents == 0
+
+
 def test_bytes_and_tokens_are_counted_by_side(token_file):
     train, held = token_file.train, token_file.held_out
     assert (train.documents + held.documents, train.bytes + held.bytes) == (40, 40 * 239)

@@ -200,3 +200,34 @@ def test_a_tokenizer_without_an_end_is_refused(tmp_path):
     with pytest.raises(UsageError, match="token b in its vocabulary"):
         load_tokenizer(tmp_path, end_of_text="b")
     assert load_tokenizer(tmp_path, end_of_text="a").end_of_text == 0
+
+
+def without_a(tmp_path, model):
+    """A tokenizer that has no token for the letter a."""
+    from tokenizers import Tokenizer, processors
+
+    backend = Tokenizer(model)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    backend.save(str(tmp_path / "tokenizer.json"))
+    return load_tokenizer(tmp_path, end_of_text="</s>")
+
+
+def test_bos_and_eos_are_found_where_the_vocabulary_lacks_the_letter_a(tmp_path):
+    from tokenizers import models
+
+    vocabulary = {"b": 0, "<s>": 1, "</s>": 2}
+    for model in (models.BPE(vocabulary, []), models.WordLevel(vocabulary, unk_token="<unk>")):
+        tokenizer = without_a(tmp_path, model)
+        assert (tokenizer.before, tokenizer.after) == ([1], [2])
+
+
+def test_a_text_that_the_rules_do_not_encode_is_refused_however_long_it_is(tmp_path):
+    from tokenizers import models
+
+    tokenizer = without_a(tmp_path, models.WordLevel({"b": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    with pytest.raises(FormatError, match="rules that encode every text"):
+        tokenizer.encode("a")
+    with pytest.raises(FormatError, match="rules that encode every text"):
+        list(tokenizer.encode_long(["a" * 10_000, "c" * 10_000]))

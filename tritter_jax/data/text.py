@@ -80,7 +80,8 @@ def split_head(pieces: Iterable[str], size: int) -> Iterator[Iterator[str]]:
             if len(data) > room:
                 within = data[:room].decode("utf-8", errors="ignore")
                 place = _place(piece, max(len(within), 1))
-                left.append(piece[place:])
+                if rest := piece[place:]:
+                    left.append(rest)
                 yield piece[:place]
                 return
             room -= len(data)

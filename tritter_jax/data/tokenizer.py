@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,18 @@ SPECIAL = {
 }
 """Where BOS and EOS go in a token file."""
 DEFAULT = next(iter(SPECIAL))
+
+
+@contextmanager
+def _encoding() -> Iterator[None]:
+    """Errors of the tokenizers library, which raises bare Exception where its rules have no token for a text."""
+    try:
+        yield
+    except Exception as error:
+        raise FormatError(
+            TOKENIZER_JSON, expected="rules that encode every text", got=error,
+            remedy="Take another tokenizer, or correct its files.",
+        ) from None  # fmt: skip
 
 
 class Tokenizer:
@@ -79,7 +92,11 @@ class Tokenizer:
 
     def _around(self) -> tuple[list[int], list[int]]:
         # Beside a tokenizer.json, transformers 5 ignores add_bos_token and add_eos_token of tokenizer_config.json.
-        found = self._backend.encode("a", add_special_tokens=True)
+        # The model of the probe has a token for any text, which this one need not have.
+        probe = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+        if (processor := self._backend.post_processor) is not None:
+            probe.post_processor = processor
+        found = probe.encode("a", add_special_tokens=True)
         text = [place for place, special in enumerate(found.special_tokens_mask) if not special]
         return (found.ids[: text[0]], found.ids[text[-1] + 1 :]) if text else (found.ids, [])
 
@@ -101,13 +118,8 @@ class Tokenizer:
         """The token ids of several texts, computed in parallel."""
         if self._bytes is not None:
             return [self._bytes[np.frombuffer(text.encode("utf-8"), np.uint8)] for text in texts]
-        try:
+        with _encoding():
             encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:  # the library raises bare Exception
-            raise FormatError(
-                TOKENIZER_JSON, expected="rules that encode every text", got=error,
-                remedy="Take another tokenizer, or correct its files.",
-            ) from None  # fmt: skip
         return [np.asarray(one.ids, np.uint32) for one in encoded]
 
     def encode_long(self, pieces: Iterable[str]) -> Iterator[Integer[np.ndarray, " _"]]:
@@ -121,9 +133,10 @@ class Tokenizer:
         return encode_overlapping(self._spans, pieces)
 
     def _spans(self, texts: Sequence[str]) -> list[Spans]:
+        with _encoding():
+            encoded = self._backend.encode_batch(list(texts), add_special_tokens=False)
         return [
-            Spans(np.asarray(one.ids, np.uint32), np.array(one.offsets, np.int64).reshape(-1, 2))
-            for one in self._backend.encode_batch(list(texts), add_special_tokens=False)
+            Spans(np.asarray(one.ids, np.uint32), np.array(one.offsets, np.int64).reshape(-1, 2)) for one in encoded
         ]
 
     def around(self, choice: str = DEFAULT) -> tuple[list[int], list[int]]:

@@ -20,10 +20,15 @@ from tritter_jax.data.tokens import DESCRIPTION, DOCUMENTS, RECORD, TOKENS, VERS
 _BATCH = 16 * PIECE
 
 
-def write_tokens(directory: Path, corpus: Corpus, tokenizer: Tokenizer, held_out: float, progress: Progress,
+def write_tokens(
+    directory: Path,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    held_out: float,
+    progress: Progress,
     special_tokens: str = DEFAULT,
-) -> None:  # fmt: skip
-    """Write the three files of a token file into an empty directory.
+) -> None:
+    """Write the three files of a token file into an empty directory; arguments as for `tokenize`.
 
     Raises:
         UsageError: the corpus holds no text, or cannot be divided.
