@@ -104,6 +104,7 @@ def test_built_in_corpora_are_the_same_in_every_process():
         ("builtin:zzz", "builtin:code, builtin:prose"),
         ("nothing.txt", "nothing there"),
         ("nothing/*.txt", "no file at all"),
+        ("~nobody-of-that-name/a.txt", "nothing there"),
         ("folder/empty.txt", "an empty file"),
         ("folder/e*", "an empty file"),
         ("void", "no file at all"),

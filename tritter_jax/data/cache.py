@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tprog import FormatError, UsageError
 from tprog.commit import new_directory
+from tprog.paths import user_path
 
 from tritter_jax.data.corpus import Corpus
 from tritter_jax.data.split import check_fraction
@@ -28,7 +29,7 @@ HELD_OUT = 0.05
 def cache_directory() -> Path:
     """Where token files are kept: `tritter/tokens` in the user's cache directory (XDG_CACHE_HOME, or ~/.cache)."""
     root = os.environ.get("XDG_CACHE_HOME")
-    return Path(root if root else Path.home() / ".cache").expanduser() / "tritter" / "tokens"
+    return user_path(root or "~/.cache") / "tritter" / "tokens"
 
 
 def tokenize(
@@ -69,7 +70,7 @@ def tokenize(
     around = f"{special_tokens} {tokenizer.around(special_tokens)}"
     key = f"{VERSION} {corpus.fingerprint} {tokenizer.digest} {held_out} {around}"
     label = re.sub(r"[^A-Za-z0-9_-]+", "_", corpus.label)[:40]
-    root = cache_directory() if cache is None else Path(cache).expanduser()
+    root = cache_directory() if cache is None else user_path(cache)
     path = root / f"{label}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
     if (file := _opened(path)) is not None:
         return file

@@ -9,6 +9,7 @@ from glob import has_magic, iglob
 from pathlib import Path
 
 from tprog import UsageError
+from tprog.paths import user_path
 
 from tritter_jax.data.structured import AS_TEXT, refuse_structured, structure_of
 from tritter_jax.data.text import cut_pieces, file_pieces, looks_like_text
@@ -117,7 +118,7 @@ def open_corpus(spec: str | Path) -> Corpus:
     if text.startswith(PREFIX):
         return open_builtin(text)
     plain = text.removeprefix(AS_TEXT)
-    path = Path(plain).expanduser()
+    path = user_path(plain)
     if path.is_file():
         found, among_others = [(path.name, path)], False
     elif path.is_dir():

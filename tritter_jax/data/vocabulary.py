@@ -8,6 +8,7 @@ import tokenizers
 from tprog import FormatError, UsageError
 from tprog.jsonio import parse_json
 from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
+from tprog.paths import user_path
 from tprog.tokenizer import tokenizer_files
 
 from tritter_jax.data.tokenizer import PAD, TOKENIZER_JSON, Tokenizer, byte_symbols
@@ -100,7 +101,7 @@ def load_tokenizer(path: str | Path, *, end_of_text: str | None = None) -> Token
     """
     if str(path) == BYTES:
         return byte_tokenizer()
-    path = Path(path).expanduser()
+    path = user_path(path)
     found = {TOKENIZER_JSON: path} if path.is_file() else tokenizer_files(path) if path.is_dir() else {}
     if TOKENIZER_JSON not in found:
         raise UsageError(

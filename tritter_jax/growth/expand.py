@@ -13,6 +13,7 @@ from tprog.disk import require_space
 from tprog.huggingface import kept_files
 from tprog.journal import Journal
 from tprog.parts import MINIMAL_FISHER
+from tprog.paths import user_path
 from tprog.reader import Checkpoint, is_checkpoint, open_checkpoint
 from tprog.schema import Expansion, Progressive
 from tprog.unchanged import Unchanged
@@ -184,7 +185,7 @@ def require_room(
 
 def _require_room(destination: str | Path, parts: Any, tensors: Any) -> None:
     needed = parts.nbytes + sum(spec.nbytes for spec in tensors.specs.values())
-    require_space(Path(destination).expanduser(), needed)
+    require_space(user_path(destination), needed)
 
 
 def made_from(plan: Plan, source: Unchanged, moved: Mapping[str, str], shard_size: int) -> dict[str, str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from tprog import UsageError
 from tprog.locate import source_path, tokenizer_path
+from tprog.paths import user_path
 
 from tritter_jax.train.toml import override, read_toml, toml_value
 
@@ -238,7 +239,7 @@ class RunConfig(_Section):
         """A path of the configuration; one that begins with `run:` lies in the run directory."""
         if text.startswith(IN_RUN):
             return self.directory / text.removeprefix(IN_RUN)
-        return Path(text).expanduser()
+        return user_path(text)
 
     def source(self, text: str) -> Path:
         """A checkpoint of the configuration: a path, or a size or `org/name` as every command takes it.
@@ -261,7 +262,7 @@ class RunConfig(_Section):
     @property
     def directory(self) -> Path:
         """The run directory."""
-        return Path(self.output.directory).expanduser()
+        return user_path(self.output.directory)
 
     def to_toml(self) -> str:
         """The configuration with every field spelled out, as TOML that `load` reads back."""
