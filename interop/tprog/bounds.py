@@ -1,4 +1,4 @@
-"""How large a file may be that is read before anything vouches for it: four times the largest known to be published.
+"""How large a file may be that is read before anything vouches for it: four times the largest that we know of.
 
 | file | largest known | bytes | values |
 |---|---|---|---|
@@ -9,8 +9,9 @@
 | tekken.json | mistralai/Mistral-Small-3.1-24B | 19 MB | |
 | tokenizer_config.json | google/gemma-3-1b-it: 6,415 added tokens | 1.2 MB | 52,000 |
 
-Sizes are those of the Hub's listings or follow from the numbers of tensors and words; a header's values are tensors.
-The sizes of progressive.json and of the states of runs are our own, and far below.
+The sizes are from memory, or computed from the numbers of tensors, classes and words of these models; none was looked
+up for this table, and larger files may have been published. A header's values are tensors. What progressive.json and
+the states of runs hold is our own, and far below.
 """
 
 from dataclasses import dataclass
