@@ -4,12 +4,14 @@ A mesh has the axes `data` (batch only), `fsdp` (batch, and the parameters' hidd
 feed-forward and vocabulary). Sizes of 1 cost nothing, so the same rules serve one device and many.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Shaped
@@ -122,8 +124,10 @@ def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULE
     """A tree of shardings in the shape of a model's parameters.
 
     Raises:
-        UsageError: the length of an axis is no multiple of the mesh axis that splits it; every one is listed.
+        UsageError: the mesh lacks an axis that the rules name, or the length of an axis is no multiple of the mesh
+            axis that splits it; every one is listed.
     """
+    require_axes(mesh, [along for along in rules.values() if along is not None])
     sizes = dict(mesh.shape)
     findings = sorted(
         {
@@ -142,8 +146,84 @@ def param_shardings(config: ModelConfig, mesh: Mesh, rules: Rules = DEFAULT_RULE
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of a batch of token ids [B, S]: rows over the batch axes."""
+    """The sharding of a batch of token ids [B, S]: rows over the batch axes.
+
+    Raises:
+        UsageError: the mesh has no such axes.
+    """
+    require_axes(mesh, BATCH_AXES)
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES, None))
+
+
+def require_axes(mesh: Mesh, names: Iterable[str]) -> None:
+    """Refuse a mesh that lacks some axes.
+
+    Raises:
+        UsageError: it does.
+    """
+    missing = sorted({name for name in names if name not in mesh.axis_names})
+    if missing:
+        raise UsageError(
+            "mesh", expected=f"an axis named {missing[0]}", got=f"only {', '.join(map(str, mesh.axis_names))}",
+            remedy="Make the mesh with `tritter_jax.sharding.make_mesh`, or pass rules that name its own axes.",
+            findings=[f"{name} is missing" for name in missing[1:]],
+        )  # fmt: skip
+
+
+def automatic(mesh: Mesh) -> Mesh:
+    """The same devices and axes, along which XLA places what is computed; explicit axes ask for a sharding each time.
+
+    `jax.device_put` to it copies nothing.
+    """
+    if _is_automatic(mesh):
+        return mesh
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def on_automatic(tree: Any) -> Any:
+    """A tree whose arrays on meshes lie on `automatic` ones, with the shardings they have."""
+    return jax.tree.map(
+        lambda leaf: (
+            jax.device_put(leaf, NamedSharding(automatic(mesh), leaf.sharding.spec))
+            if (mesh := _mesh_of(leaf)) is not None and not _is_automatic(mesh)
+            else leaf
+        ),
+        tree,
+    )
+
+
+def mesh_in_use(tree: Any) -> AbstractContextManager[Any]:
+    """A context in which the mesh that a tree's arrays lie on is set, so that activations are split over it.
+
+    Raises:
+        UsageError: within `jax.jit`, where no other mesh can be set, the axes in use are explicit.
+    """
+    leaves = jax.tree.leaves(tree)
+    if isinstance(jnp.zeros(()), Tracer) or any(isinstance(leaf, Tracer) for leaf in leaves):
+        meshes = [jax.typeof(leaf).sharding.mesh for leaf in leaves if hasattr(leaf, "shape")]
+        if not all(_is_automatic(mesh) for mesh in (*meshes, jax.sharding.get_abstract_mesh())):
+            raise UsageError(
+                "mesh", expected="axes of the type Auto within jax.jit", got="Explicit ones",
+                remedy="Make the mesh with `tritter_jax.sharding.make_mesh`, or jax.make_mesh(..., axis_types=Auto).",
+            )  # fmt: skip
+        return nullcontext()
+    found = next((mesh for leaf in leaves if (mesh := _mesh_of(leaf)) is not None), None)
+    if found is not None:
+        return jax.set_mesh(automatic(found))
+    if not _is_automatic(jax.sharding.get_abstract_mesh()):
+        return jax.set_mesh(automatic(jax.sharding.get_mesh()))
+    return nullcontext()
+
+
+def _mesh_of(leaf: Any) -> Mesh | None:
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array) or not isinstance(leaf.sharding, NamedSharding):
+        return None
+    mesh = leaf.sharding.mesh
+    return mesh if isinstance(mesh, Mesh) and mesh.size > 1 else None
+
+
+def _is_automatic(mesh: Any) -> bool:
+    return AxisType.Explicit not in mesh.axis_types
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -35,11 +35,11 @@ def flatten(tree: Mapping[str, Any]) -> dict[Path, Any]:
     return flat
 
 
-def check_tree(tree: Mapping[str, Any], config: ModelConfig, *, where: object = "params") -> None:
+def check_tree(tree: Any, config: ModelConfig, *, where: object = "params") -> None:
     """Hold a tree of arrays (or abstract shapes) against the table; every mismatch is reported at once.
 
     Raises:
-        ParameterError: parameters are missing, unknown, or of another shape.
+        ParameterError: it is no nested dict of arrays, or parameters are missing, unknown, or of another shape.
 
     Example:
         >>> from tprog.sizes import named_size
@@ -47,7 +47,21 @@ def check_tree(tree: Mapping[str, Any], config: ModelConfig, *, where: object = 
         Traceback (most recent call last):
         tprog.errors.ParameterError: params: expected 12 parameters of a tritter model, got 12 that do not fit...
     """
-    shapes = {".".join(path): tuple(leaf.shape) for path, leaf in flatten(tree).items()}
+    if not isinstance(tree, Mapping):
+        raise ParameterError(
+            where, expected="a nested dict of arrays, layers stacked on axis 0", got=type(tree).__name__,
+            remedy="Pass the tree that `tprog.params` describes.",
+        )  # fmt: skip
+    flat = flatten(tree)
+    odd = {path: leaf for path, leaf in flat.items() if not hasattr(leaf, "shape")}
+    if odd:
+        path, leaf = next(iter(odd.items()))
+        raise ParameterError(
+            f"{where}: {'.'.join(map(str, path))}", expected="an array, the layers of a model stacked on its axis 0",
+            got=type(leaf).__name__,
+            remedy="Stack a list of layers: jax.tree.map(lambda *each: jnp.stack(each), *layers).",
+        )  # fmt: skip
+    shapes = {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in flat.items()}
     expected = {spec.name: spec.shape for spec in param_specs(config)}
     findings = mismatches(expected, shapes)
     if findings:

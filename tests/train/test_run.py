@@ -125,7 +125,7 @@ def test_where_no_checkpoint_can_be_read_the_run_is_left_as_it_was(settings, fau
 
 
 def test_nothing_need_be_held_out_where_nothing_is_evaluated(settings):
-    with pytest.raises(UsageError, match="held-out documents"):
+    with pytest.raises(UsageError, match=r"data\.held_out: expected a share above 0.*output\.eval_interval=0"):
         loop.train(prepare(settings("data.held_out=0", directory="never")))
     assert not Path(settings(directory="never").output.directory).exists()
     done = loop.train(prepare(settings("data.held_out=0", "output.eval_interval=0", "training.steps=2")))

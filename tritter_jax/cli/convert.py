@@ -149,7 +149,15 @@ def export(
             "DESTINATION", expected="one place to write to: DESTINATION, --orbax DIR or --gguf FILE",
             got=len(given) or "none", remedy="For example: tritter export a.tprog --orbax run",
         )  # fmt: skip
-    to, place = given[0]
+    kind, place = given[0]
+    if to not in (Destination.hf, kind):
+        raise UsageError(
+            f"--to {to.value}",
+            expected="a DESTINATION beside it",
+            got=f"--{kind.value}",
+            remedy="Leave one of them out.",
+        )
+    to = kind
     if gguf_type is not None and to is not Destination.gguf:
         raise UsageError(
             "--type", expected="a GGUF file to write", got=f"--to {to.value}", remedy="Leave --type out."

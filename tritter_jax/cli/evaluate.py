@@ -135,8 +135,15 @@ def generate(
 
     Example: tritter generate runs/run/tritter-52M-200.tprog --prompt "The "
     """
+    from tprog import UsageError
     from tprog.reader import open_checkpoint
 
+    for option, value in (("--top-k", top_k), ("--seed", seed)):
+        if value and not temperature:
+            raise UsageError(
+                option, expected="a --temperature above 0: at 0 nothing is drawn", got=value,
+                remedy=f"Leave {option} out, or raise --temperature.",
+            )  # fmt: skip
     checkpoint = open_checkpoint(source_path(path, parts=("tokenizer",)))
     with stages() as stage:
         stage("sampling")

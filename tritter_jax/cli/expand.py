@@ -132,6 +132,14 @@ def expand(
 
         load_strategies()
         checkpoint = open_checkpoint(newest() if source is None else source_path(source))
+        for option, value, default, part in (
+            ("--optimizer", optimizer, "asymmetric", "optimizer"), ("--fisher", fisher, "preserve", "fisher"),
+        ):  # fmt: skip
+            if value not in (default, "reset") and part not in checkpoint.parts:
+                raise UsageError(
+                    option, expected=f"a source with a part named {part}", got=f"{checkpoint.path} without",
+                    remedy=f"Leave {option} out: it would have no effect.",
+                )  # fmt: skip
         if source is None:
             err().print(f"growing {checkpoint.path}", style="dim", markup=False)
         run_hooks(checkpoint, trust=trust_hooks)

@@ -36,7 +36,10 @@ def fisher(
             "--gamma), or single (keep this one only)."
         ),
     ] = None,
-    gamma: Annotated[float, typer.Option(help="What online multiplies the old information with.")] = 1.0,
+    gamma: Annotated[
+        float | None,
+        typer.Option(help="Beside --tasks online: what it multiplies the old information with; 1 without."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of rows and draws.", min=0, max=MAX_SEED)] = 0,
     mesh: Annotated[
         str | None,

@@ -179,12 +179,12 @@ def planned(
                 remedy="Name the size with --to, or leave --exact-shape out.",
             )  # fmt: skip
         goal = replace(target, dtype=check_dtype(dtype) or config.dtype)
-        return make_plan(config, goal, scores=scores, **choices)
+        return _effective(make_plan(config, goal, scores=scores, **choices), choices)
     record = plan_record(target)
     if record is None:
         convert = True if dtype else None
         goal = target_for(config, target, dtype, exact_shape=exact_shape)
-        return make_plan(config, goal, scores=scores, convert=convert, **choices)
+        return _effective(make_plan(config, goal, scores=scores, convert=convert, **choices), choices)
     chosen = [name for name, value in choices.items() if value not in (DEFAULTS.get(name), False)]
     chosen += [name for name, value in (("dtype", dtype), ("exact_shape", exact_shape)) if value]
     if chosen:
@@ -194,6 +194,32 @@ def planned(
             remedy="Leave it out, or plan anew.",
         )  # fmt: skip
     return stored_plan(record, config)
+
+
+def _effective(made: "Plan", choices: dict[str, Any]) -> "Plan":
+    """The plan, where every choice takes part in it.
+
+    Raises:
+        UsageError: one is of layers or axes that do not grow, of a rule beside layers that are named, or of draws
+            where nothing is drawn.
+    """
+    chosen = {name for name, value in choices.items() if value not in (DEFAULTS.get(name), False)}
+    widened = any(axis.name not in ("layers", "vocab") for axis, _ in made.maps)
+    drawn = made.noise is not None or any(along.fill == "random" and along.fresh.any() for _, along in made.maps)
+    for name, has_effect, expected in (
+        ("depth", made.new_layers, "a target of more layers"),
+        ("positions", made.new_layers, "a target of more layers"),
+        ("positions", choices["layers"] is None, "none beside --layers, which says where"),
+        ("width", widened, "a target that is wider"),
+        ("split", widened, "a target that is wider"),
+        ("seed", drawn, "something to be drawn: --noise, or --width fresh"),
+    ):
+        if name in chosen and not has_effect:
+            raise UsageError(
+                f"--{name}", expected=expected, got=choices[name],
+                remedy=f"Leave --{name} out: it would have no effect.",
+            )  # fmt: skip
+    return made
 
 
 def recommended(checkpoint: "Checkpoint") -> tuple[ModelConfig, list[int] | None]:

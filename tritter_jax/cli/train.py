@@ -126,6 +126,17 @@ def _settings(
                 remedy="Override fields of the run with --set.",
             )  # fmt: skip
         config, out = resume / SETTINGS, resume
+    shorts = (
+        ("--data", data, "data.train"), ("--tokenizer", tokenizer, "data.tokenizer"),
+        ("--resume" if resume else "--out", out, "output.directory"),
+    )  # fmt: skip
+    for option, given, field in shorts:
+        twice = [change for change in changes if change.partition("=")[0].strip() == field]
+        if given and twice:
+            raise UsageError(
+                option, expected=f"{field} to be said once", got=f"{option} and --set {twice[0]}",
+                remedy="Leave one of them out.",
+            )  # fmt: skip
     places: dict[str, dict[str, Any]] = {}
     chosen = ({"train": data[0] if len(data) == 1 else data} if data else {}) | (
         {"tokenizer": tokenizer} if tokenizer else {}

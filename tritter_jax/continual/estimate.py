@@ -10,9 +10,9 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from tprog import UsageError, VerificationError
 
 from tritter_jax.continual.accumulate import FisherSum, compile_step, new_sum, require_tokens
-from tritter_jax.continual.fisher import ESTIMATORS, batch_shards
+from tritter_jax.continual.fisher import ESTIMATORS, batch_shards, require_draws
 from tritter_jax.continual.likelihood import Labelled, LogitsOf
-from tritter_jax.sharding import BATCH_AXES
+from tritter_jax.sharding import BATCH_AXES, automatic, on_automatic, require_axes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ def estimate_fisher(
         What was measured; `mean_fisher` of it is the estimate.
 
     Raises:
-        UsageError: no such estimator, fewer rows than `samples`, no token, draws below 1, or rows that the mesh does
-            not divide.
+        UsageError: no such estimator, fewer rows than `samples`, no token, draws below 1, more than one for an
+            estimator that draws none, or rows that the mesh does not divide.
         VerificationError: a batch gave NaN or infinity; it is named.
 
     Example:
@@ -81,6 +81,10 @@ def estimate_fisher(
     for name, value in (("draws", draws), ("samples", 1 if samples is None else samples)):
         if value < 1:
             raise UsageError(name, expected="a whole number above 0", got=value, remedy="Correct it.")
+    require_draws(row, draws)
+    if mesh is not None:
+        require_axes(mesh, BATCH_AXES)
+        mesh, params, begun = automatic(mesh), on_automatic(params), on_automatic(begun)
     step = compile_step(logits_of, params, row, draws, mesh)
     total = new_sum(params) if begun is None else begun
     number, key = int(total.batches), jax.random.key(seed)
@@ -109,7 +113,12 @@ def estimate_fisher(
 _NO_MESH = AbstractMesh((), ())
 
 
-def _placed(batch: Labelled, mesh: Mesh | None, number: int) -> Labelled:
+def _placed(batch: Any, mesh: Mesh | None, number: int) -> Labelled:
+    if not isinstance(batch, Labelled):
+        raise UsageError(
+            f"batch {number}", expected="a Labelled of inputs, labels and weights", got=type(batch).__name__,
+            remedy="Pass Labelled(x, y, weights) for each batch, or windows_batch(tokens) for rows of token ids.",
+        )  # fmt: skip
     if mesh is None:
         return jax.tree.map(jnp.asarray, batch)
     local, shards = len(batch.labels), batch_shards(mesh) // jax.process_count()

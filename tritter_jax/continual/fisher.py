@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray
+from tprog import UsageError
 
 from tritter_jax.continual.draw import draw_labels
 from tritter_jax.continual.likelihood import Labelled, LogitsOf, log_likelihood
@@ -43,12 +44,14 @@ class Estimator:
         summary: one line on what it measures.
         squares: what it makes of a batch.
         whole_batch: whether it takes the gradient of a whole batch at once, as a training step does.
+        draws: whether it draws labels, and more draws are less noise.
     """
 
     name: str
     summary: str
     squares: Squares
     whole_batch: bool
+    draws: bool = False
 
 
 def sampled(
@@ -158,6 +161,7 @@ ESTIMATORS: dict[str, Estimator] = {
             summary="labels drawn from the model, the batch's summed gradient squared: unbiased for the true Fisher",
             squares=sampled,
             whole_batch=True,
+            draws=True,
         ),
         Estimator(
             name="empirical",
@@ -168,3 +172,17 @@ ESTIMATORS: dict[str, Estimator] = {
     )
 }
 """Every estimator by name; the first is the default."""
+
+
+def require_draws(estimator: Estimator, draws: int) -> None:
+    """Refuse a number of draws that an estimator would pass over.
+
+    Raises:
+        UsageError: it draws no labels.
+    """
+    if draws > 1 and not estimator.draws:
+        drawing = " or ".join(row.name for row in ESTIMATORS.values() if row.draws)
+        raise UsageError(
+            "draws", expected=f"1 with the estimator {estimator.name}, which draws no labels", got=draws,
+            remedy=f"Leave it out, or choose the estimator {drawing}.",
+        )  # fmt: skip

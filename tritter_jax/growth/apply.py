@@ -86,7 +86,7 @@ def not_a_plan(given: Any) -> GrowthError:
 
 @grow_tree.register
 def _(
-    plan: Plan, tree: Tree, quantity: Quantity, shardings: Tree | None = None, *, donate: bool = False
+    plan: Plan, tree: Any, quantity: Quantity, shardings: Tree | None = None, *, donate: bool = False
 ) -> dict[str, Any]:
     check_tree(tree, plan.source, where="the parameters to grow" if quantity == "weight" else "the gradients to map")
     if quantity == "weight":

@@ -22,7 +22,7 @@ from tritter_jax.model.remat import DEFAULT, REMAT
 from tritter_jax.model.rope import Rotation, rotation
 from tritter_jax.model.table_module import TableModule, initial_value
 from tritter_jax.model.token_ids import check_token_ids
-from tritter_jax.sharding import look_up, split_batch
+from tritter_jax.sharding import look_up, mesh_in_use, on_automatic, split_batch
 
 Params = dict[str, Any]
 """A nested dict of arrays as `tprog.params` describes it."""
@@ -150,7 +150,7 @@ def _skeleton(config: ModelConfig, dtype: str | None, remat: str) -> tuple[Any, 
 
 
 def apply(
-    params: Mapping[str, Any],
+    params: Any,
     tokens: Int[Array, "b s"],
     config: ModelConfig,
     *,
@@ -160,6 +160,8 @@ def apply(
     remat: str = DEFAULT,
 ) -> Float[Array, "b s v"]:
     """Logits of the next token at every position, as a pure function of the parameters.
+
+    Where arrays lie on a mesh the batch is split over it, whether or not the mesh is set.
 
     Args:
         params: tree of arrays as `tprog.params` describes it.
@@ -172,10 +174,14 @@ def apply(
 
     Raises:
         ParameterError: `params` is not a tree of `config`.
-        UsageError: there is no such policy; or, where `tokens` is not traced, an id of it is outside the vocabulary.
+        UsageError: there is no such policy; the axes of the mesh are explicit within `jax.jit`; or, where `tokens` is
+            not traced, an id of it is outside the vocabulary.
     """
-    model = Decoder.from_params(params, config, dtype=dtype, remat=remat)
-    return model(tokens, attention_mask, positions)
+    check_tree(params, config)
+    given = (params, tokens, attention_mask, positions)
+    with mesh_in_use(given):
+        params, tokens, attention_mask, positions = on_automatic(given)
+        return Decoder.from_params(params, config, dtype=dtype, remat=remat)(tokens, attention_mask, positions)
 
 
 def init_params(config: ModelConfig, *, seed: int = 0) -> Params:

@@ -33,6 +33,7 @@ from tritter_jax.continual import (
     stored_memory,
     windows_batch,
 )
+from tritter_jax.continual.fisher import require_draws
 from tritter_jax.continual.memory import check_gamma
 from tritter_jax.continual.stored import check_stored
 from tritter_jax.data import TrainBatches
@@ -79,7 +80,7 @@ def measure_fisher(
     stored: str = "float32",
     compute: str | None = None,
     tasks: str | None = None,
-    gamma: float = 1.0,
+    gamma: float | None = None,
     mesh: Mesh | None = None,
     rules: Rules = DEFAULT_RULES,
     restart: bool = False,
@@ -107,8 +108,8 @@ def measure_fisher(
         stored: dtype of the Fisher information in the file, one of `STORED`.
         compute: dtype of the computation; that of the weights when None.
         tasks: how it joins what the checkpoint already remembers, a key of `tritter_jax.continual.TASKS`; must be
-            given where there is such.
-        gamma: what the rule `online` multiplies the old Fisher information with.
+            given where there is such, and has no effect to be asked for where there is none.
+        gamma: what the rule `online` multiplies the old Fisher information with, from 0 to 1; 1 when None.
         mesh: the devices; the first one when None.
         rules: logical axis to mesh axis.
         restart: whether a measurement that was begun is thrown away.
@@ -137,6 +138,7 @@ def measure_fisher(
                 raise UsageError.unknown(option, value, known)
         new = destination is not None
         refuse_taken(path, overwrite=not new, is_ours=is_checkpoint, source=checkpoint.path if new else None)
+        require_draws(ESTIMATORS[estimator], draws)
         _check_tasks(checkpoint, tasks, gamma)
         require_space(path, _result_bytes(checkpoint, stored))
         return sample_rows(
@@ -183,7 +185,9 @@ def measure_fisher(
     memory = remember(mean_fisher(total), params)
     joined = "fisher" in checkpoint.parts and tasks != "single"
     if joined and tasks is not None:
-        memory = join(stored_memory(checkpoint, shardings=shardings), memory, rule=tasks, gamma=gamma)
+        memory = join(
+            stored_memory(checkpoint, shardings=shardings), memory, rule=tasks, gamma=1.0 if gamma is None else gamma
+        )
     found = {
         "enabled": True,
         "fisher_samples": samples,
@@ -209,9 +213,24 @@ def _result_bytes(checkpoint: Checkpoint, stored: str) -> int:
     return 2 * weights + fisher + replace(checkpoint.to_parts(), fisher=None, old_params=None).nbytes
 
 
-def _check_tasks(checkpoint: Checkpoint, tasks: str | None, gamma: float) -> None:
-    """Refuse to measure where it is not said what becomes of the tasks that the checkpoint remembers already."""
+def _check_tasks(checkpoint: Checkpoint, tasks: str | None, gamma: float | None) -> None:
+    """Refuse to measure where it is not said what becomes of the tasks that the checkpoint remembers already, and
+    where it is said of tasks that it does not remember."""
+    if tasks is not None and tasks not in TASKS:
+        raise UsageError.unknown("--tasks", tasks, TASKS)
+    if gamma is not None:
+        check_gamma(gamma)
+        if tasks != "online":
+            raise UsageError(
+                "--gamma", expected="--tasks online beside it, whose old information it fades", got=tasks or "none",
+                remedy="Leave --gamma out, or add --tasks online.",
+            )  # fmt: skip
     if "fisher" not in checkpoint.parts:
+        if tasks not in (None, "single"):
+            raise UsageError(
+                "--tasks", expected=f"a checkpoint that remembers a task, to join by {tasks}",
+                got=f"{checkpoint.path} without Fisher information", remedy="Leave --tasks out for the first task.",
+            )  # fmt: skip
         return
     if tasks not in TASKS:
         raise UsageError(
@@ -219,7 +238,6 @@ def _check_tasks(checkpoint: Checkpoint, tasks: str | None, gamma: float) -> Non
             got="none" if tasks is None else repr(tasks),
             remedy="separate keeps both, online lets the old one fade, single keeps the new one only.",
         )  # fmt: skip
-    check_gamma(gamma)
     if tasks != "single":
         check_stored(checkpoint)
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from tprog import UsageError
 
 from tritter_jax.data import eval_batches
 from tritter_jax.sharding import batch_sharding
@@ -22,6 +23,11 @@ def held_out_loss(run: Run) -> Callable[[Any], float]:
     """
     settings = run.settings
     rows, length = settings.data.batch_size, settings.data.sequence_length
+    if not settings.data.held_out:
+        raise UsageError(
+            "data.held_out", expected="a share above 0, to measure the held-out loss on", got=0,
+            remedy="Choose a share such as 0.05, or measure none with output.eval_interval=0.",
+        )  # fmt: skip
     part, parts = batch_part(run.mesh)
     batches = eval_batches(
         run.tokens,

@@ -83,7 +83,7 @@ def measure_grown(
             (windows_batch(batch.tokens, batch.weights) for batch in batches),
             estimator=estimator,
             samples=samples or min(known.fisher_samples or _SAMPLES, batches.rows_per_epoch),
-            draws=known.draws or 1,
+            draws=(known.draws or 1) if ESTIMATORS[estimator].draws else 1,
             seed=seed,
             report=report,
         )
