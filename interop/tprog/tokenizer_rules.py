@@ -96,7 +96,10 @@ class TokenizerRules:
         """
         known = {token for token in self.tokens if token is not None}
         found = []
-        for pair in self.model.get("merges") or ():
+        pairs = self.model.get("merges") or []
+        if not isinstance(pairs, list):
+            _broken(self.where, "merges in a list", repr(pairs)[:100])
+        for pair in pairs:
             parts = pair.split(" ") if isinstance(pair, str) else pair
             if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
                 _broken(self.where, "merges of two tokens each", repr(pair)[:100])
@@ -145,6 +148,9 @@ class TokenizerRules:
                         target += step["special_tokens"][piece["SpecialToken"]["id"]]["ids"]
             except (KeyError, TypeError) as error:
                 _broken(self.where, "a template of tokens around a text", f"{type(error).__name__}: {error}")
+        for token in (*first, *last):
+            if type(token) is not int or not 0 <= token < len(self.tokens):
+                _broken(self.where, "ids of its tokens around a text", repr(token)[:100])
         return first, last
 
 

@@ -189,6 +189,11 @@ def test_a_space_before_the_text_is_kept_and_where_llama_cpp_differs_is_said(tmp
     assert llama_cpp(reader, "the cat 漢") == original(checkpoint).encode("the cat 漢").ids
 
 
+def template_of(ids: list) -> dict:
+    found = template("<s>", "$A")
+    return found | {"special_tokens": {"<s>": {"id": "<s>", "ids": ids, "tokens": ["<s>"]}}}
+
+
 def drop_byte(data):
     del data["model"]["vocab"]["<0x41>"]
 
@@ -284,6 +289,9 @@ BROKEN = {
     "no model": lambda data: data.pop("model"),
     "merges of three": lambda data: data["model"]["merges"].insert(0, ["a", "b", "c"]),
     "a merge of numbers": lambda data: data["model"]["merges"].insert(0, [1, 2]),
+    "merges that are a number": lambda data: data["model"].update(merges=1.5),
+    "a template of a token that is none": lambda data: data.update(post_processor=template_of([10**6])),
+    "a template of an id that is text": lambda data: data.update(post_processor=template_of(["1"])),
     "a template of text": lambda data: data.update(post_processor={"type": "TemplateProcessing", "single": "<s>"}),
     "added tokens that are text": lambda data: data.update(added_tokens="x"),
 }
