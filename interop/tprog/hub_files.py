@@ -1,6 +1,7 @@
 """Which files of a repository are a checkpoint's, which part each belongs to, and whether they arrived as listed."""
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -25,10 +26,15 @@ from tprog.layout import (
     WEIGHTS,
     is_tokenizer_file,
 )
+from tprog.printable import printable
 from tprog.schema import Progressive
 
 PARTS = ("weights", TOKENIZER, TRAINING, EWC, "hooks")
 """What may be asked for; weights always come along, and so does the card."""
+MOST_FILES = 20_000
+"""Entries of a repository that are listed; one of a model has some hundreds."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LONGEST, _SHOWN = 4096, 80
 _CARD = "card"
 _PLAIN = re.compile(r"[\w.-]+")
 
@@ -100,16 +106,19 @@ class Listing:
 
     @classmethod
     def of(cls, api: Any, repository: str, revision: str | None) -> "Listing":
-        """Ask the Hub."""
-        info = api.model_info(repository, revision=revision)
-        tree = api.list_repo_tree(repository, recursive=True, revision=info.sha)
-        files = {
-            entry.path: RemoteFile(
-                size=entry.size, sha256=entry.lfs.sha256 if entry.lfs else None, blob=entry.blob_id
-            )
-            for entry in tree
-            if hasattr(entry, "blob_id")
-        }
+        """Ask the Hub.
+
+        Raises:
+            FormatError: it answers with what is no listing, or one of more than `MOST_FILES` files.
+        """
+        try:
+            info = api.model_info(repository, revision=revision)
+            if not isinstance(info.sha, str) or not _COMMIT.fullmatch(info.sha):
+                raise _no_listing(repository, f"the commit {info.sha!r}"[:_SHOWN])
+            tree = api.list_repo_tree(repository, recursive=True, revision=info.sha)
+            files = _read_tree(tree, repository)
+        except (RecursionError, KeyError, TypeError, AttributeError, IndexError, json.JSONDecodeError) as error:
+            raise _no_listing(repository, f"an answer of another form ({type(error).__name__})") from None
         return cls(commit=info.sha, private=bool(info.private), files=files)
 
     def choose(self, parts: frozenset[str], index: Mapping[str, str] | None, where: object) -> list[str]:
@@ -138,6 +147,30 @@ class Listing:
             for name in self.files
             if part_of(name) in parts and (name in weights or "/" in name or not name.endswith(".safetensors"))
         ]
+
+
+def _read_tree(entries: Iterable[Any], where: object) -> dict[str, RemoteFile]:
+    files: dict[str, RemoteFile] = {}
+    for number, entry in enumerate(entries, 1):
+        if number > MOST_FILES:
+            raise _no_listing(where, f"more than {MOST_FILES:,} entries")
+        if not hasattr(entry, "blob_id"):
+            continue
+        digest = entry.lfs.sha256 if entry.lfs else None
+        texts = (entry.path, entry.blob_id, *(() if digest is None else (digest,)))
+        if not all(isinstance(text, str) and len(text) <= _LONGEST for text in texts):
+            raise _no_listing(where, "a name or checksum that is no short text")
+        if type(entry.size) is not int or not 0 <= entry.size < 1 << 63:
+            raise _no_listing(where, f"the size {entry.size!r}"[:_SHOWN])
+        files[entry.path] = RemoteFile(size=entry.size, sha256=digest, blob=entry.blob_id)
+    return files
+
+
+def _no_listing(where: object, got: str) -> FormatError:
+    return FormatError(
+        where, expected="a listing of files as the Hub gives it", got=printable(got),
+        remedy="Check HF_ENDPOINT and the proxy: what answers there is not the Hub.",
+    )  # fmt: skip
 
 
 def trimmed(progressive: Progressive, parts: frozenset[str]) -> Progressive:
