@@ -261,7 +261,7 @@ def test_a_run_goes_on_from_a_model_of_the_hub(hub, plain, tmp_path, monkeypatch
     files = {path.name: path.read_bytes() for path in plain.iterdir() if path.name != "tokenizer.json"}
     hub.create("org/model", files)
     monkeypatch.chdir(tmp_path)
-    settings = RunConfig.parse({}, ["model.checkpoint=org/model"])
+    settings = RunConfig.parse({}, ["model.checkpoint=org/model", "data.tokenizer=bytes"])
     origin, _, model = choose_model(settings)
     assert origin is not None
     assert origin.config == open_checkpoint(plain).config == model
