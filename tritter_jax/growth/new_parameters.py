@@ -1,12 +1,13 @@
 """Which entries of a grown model are new: a product of one vector an axis, so the mask costs no memory."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
-from tprog import GrowthError
+from tprog import GrowthError, ParameterError
 from tprog.tree import nest
 
 from tritter_jax.growth.own.plan import AxesPlan
@@ -99,6 +100,12 @@ def own_entries(plan: AxesPlan, grown: Any) -> Any:
             # The layer's own entry of the stack's map, as an axis of length 1.
             new = np.asarray([False if along[0] is None else along[0][layer]])
             along, shape = (new, *along[1:]), (1, *shape[1:])
+        if math.prod(shape) != math.prod(value.shape):
+            raise ParameterError(
+                f"the grown parameters: {row.pattern}", expected=f"{math.prod(shape)} entries, as after growth",
+                got=f"shape {list(value.shape)}",
+                remedy="Pass what `grow` returned, not the parameters before growth.",
+            )  # fmt: skip
         return NewEntries(axes=along, shape=shape, array_shape=tuple(value.shape))
 
     return map_leaves(grown, plan, entries, grown=True, where="the grown parameters")

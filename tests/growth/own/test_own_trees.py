@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tprog import GrowthError, ParameterError, VerificationError
+from tprog import GrowthError, ParameterError, UsageError, VerificationError
 
 from tests.growth.own.models import LARGER, MODELS, SIZES, nested_lists
 from tritter_jax.growth import check_function, grow, map_gradients, new_parameters, plan_axes
@@ -192,3 +192,55 @@ def test_another_number_of_layers_is_named():
     model.params["blocks"].append(model.params["blocks"][0])
     with pytest.raises(ParameterError, match=r"blocks: expected 2 layers, numbered from 0, got 3: 0, 1, 2"):
         grow(model.params, planned(model))
+
+
+UNIT = {"up": "hidden:read mlp:copy", "down": "mlp:read hidden:write"}
+
+
+def small():
+    plan = plan_axes(UNIT, before={"hidden": 2, "mlp": 2}, after={"mlp": 5})
+    return plan, {"up": jnp.ones((2, 2)), "down": jnp.ones((2, 2))}
+
+
+def forward_small(params, x):
+    return x @ params["up"] @ params["down"]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda out: None,
+        lambda out: "text",
+        lambda out: [out, "text"],
+        lambda out: jax.random.key(0),
+    ],
+)
+def test_outputs_that_are_no_numbers_are_refused(odd):
+    plan, params = small()
+    with pytest.raises(UsageError, match="an array of numbers"):
+        check_function(lambda params, x: odd(forward_small(params, x)), params, plan, jnp.ones((3, 2)))
+
+
+def test_fewer_outputs_after_growth_are_refused():
+    plan, params = small()
+    fewer = lambda params, x: forward_small(params, x)[:1]  # noqa: E731
+    with pytest.raises(UsageError, match="the same outputs before and after growth"):
+        check_function(forward_small, params, plan, jnp.ones((3, 2)), grown_function=fewer)
+
+
+def test_imaginary_parts_of_outputs_are_compared():
+    plan, params = small()
+
+    def turned(params, x):
+        out = forward_small(params, x)
+        return jax.lax.complex(out, out)
+
+    assert check_function(turned, params, plan, jnp.ones((3, 2))).max_relative < 1e-6
+    with pytest.raises(VerificationError, match="largest relative difference"):
+        check_function(turned, params, plan, jnp.ones((3, 2)), grown_function=lambda p, x: turned(p, x).conj())
+
+
+def test_new_entries_of_the_tree_before_growth_are_refused():
+    plan, params = small()
+    with pytest.raises(ParameterError, match="not the parameters before growth"):
+        new_parameters(plan, params)

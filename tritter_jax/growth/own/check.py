@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from tprog import UsageError, VerificationError
 
@@ -12,7 +13,9 @@ from tritter_jax.growth.apply import grow
 from tritter_jax.growth.own.plan import AxesPlan
 from tritter_jax.growth.plan import Plan
 
-OUTPUT_TOLERANCE = {"float64": 1e-12, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+OUTPUT_TOLERANCE = {
+    "float64": 1e-12, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2, "complex128": 1e-12, "complex64": 1e-4,
+}  # fmt: skip
 """Largest relative difference that an exact growth may show in outputs of each dtype. There is no check before
 rounding here, as there is of our own models, so the narrow dtypes have less room than in `guarantee.TOLERANCE`."""
 
@@ -72,23 +75,20 @@ def check_function(
     """
     result = grow(params, plan) if grown is None else grown
     before, after = (
-        [np.asarray(leaf) for leaf in jax.tree.leaves(run(tree, inputs))]
-        for run, tree in ((function, params), (grown_function or function, result))
+        _numbers(run(tree, inputs)) for run, tree in ((function, params), (grown_function or function, result))
     )
-    if (
-        not before
-        or len(before) != len(after)
-        or not all(_holds(new.shape, old.shape) for old, new in zip(before, after, strict=True))
+    if len(before) != len(after) or not all(
+        _holds(new.shape, old.shape) for old, new in zip(before, after, strict=True)
     ):
         raise UsageError(
-            "function", expected="the same outputs before and after growth, at least one of them an array",
+            "function", expected="the same outputs before and after growth",
             got=f"{len(before)} and {len(after)} arrays of other shapes", remedy="Return the model's outputs alone.",
         )  # fmt: skip
     narrowest = max((OUTPUT_TOLERANCE.get(leaf.dtype.name, 0.0) for leaf in before), default=0.0)
     # Outputs that grew, such as logits of new tokens, are compared where both have them.
     pairs = [(old, new[tuple(map(slice, old.shape))]) for old, new in zip(before, after, strict=True)]
-    largest = max(float(np.abs(old.astype(np.float64)).max(initial=0)) for old, _ in pairs)
-    apart = max(float(np.abs(new.astype(np.float64) - old).max(initial=0)) for old, new in pairs)
+    largest = max(float(np.abs(_wide(old)).max(initial=0)) for old, _ in pairs)
+    apart = max(float(np.abs(_wide(new) - _wide(old)).max(initial=0)) for old, new in pairs)
     seen = FunctionCheck(
         max_relative=0.0 if apart == 0 else apart / largest if largest else float("inf"),
         tolerance=narrowest, numbers=sum(old.size for old, _ in pairs), exact=plan_is_exact(plan),
@@ -100,6 +100,21 @@ def check_function(
             remedy="Check the roles of the axes, and that no size is fixed in the forward pass.",
         )  # fmt: skip
     return seen
+
+
+def _numbers(outputs: Any) -> list[np.ndarray]:
+    leaves = [leaf if isinstance(leaf, jax.Array) else np.asarray(leaf) for leaf in jax.tree.leaves(outputs)]
+    odd = [str(leaf.dtype) for leaf in leaves if not (jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool)]
+    if odd or not leaves:
+        raise UsageError(
+            "function", expected="an array of numbers, or a tree of them", got=odd[0] if odd else "none",
+            remedy="Return the model's outputs alone.",
+        )  # fmt: skip
+    return [np.asarray(leaf) for leaf in leaves]
+
+
+def _wide(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.complex128 if np.iscomplexobj(x) else np.float64)
 
 
 def _holds(larger: tuple[int, ...], smaller: tuple[int, ...]) -> bool:
