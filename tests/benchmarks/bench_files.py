@@ -155,7 +155,7 @@ def touched_torch(state: dict) -> Any:
 
 
 def tprog_torch(directory: Path, _: int) -> Any:
-    import torch  # noqa: F401 - what is not installed is told by its own name
+    import torch  # noqa: F401 - so that the error names torch where it is not installed
     import tprog.torch
 
     return touched_torch(tprog.torch.load(directory / "model.tprog"))

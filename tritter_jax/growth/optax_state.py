@@ -51,7 +51,7 @@ def refuse_fields(fields: Set[str]) -> None:
             f"optimizer state {unknown[0]}",
             expected="a state that tritter_jax.growth.moments.STATES lists",
             got="one of which it is not known how it moves",
-            remedy="Add a row there, or begin anew (--optimizer reset).",
+            remedy="Add a row there, or start over (--optimizer reset).",
             findings=unknown[1:],
         )
 
@@ -64,7 +64,7 @@ def refuse_behind(node: Any, normalising: str = "") -> str:
             f"optimizer state {name}",
             expected="averages of gradients",
             got=f"averages of what {normalising} makes of them, which no growth maps",
-            remedy="Put it first in the chain, or begin anew (--optimizer reset).",
+            remedy="Put it first in the chain, or start over (--optimizer reset).",
         )
     if isinstance(node, dict):  # branches beside each other
         return max([refuse_behind(branch, normalising) for branch in node.values()], default=normalising)

@@ -134,7 +134,7 @@ def _placed(opt_state: Any, plan: Plan, optimizer: Optimizer) -> Any:
             "optimizer state",
             expected="that of the given optimizer, a tree like the parameters for each of its moments",
             got=f"another structure ({str(error).partition(chr(10))[0][:200]})",
-            remedy="Pass the optimizer that the state was made with, or begin anew with optimizer.init.",
+            remedy="Pass the optimizer that the state was made with, or start over with optimizer.init.",
         ) from None
 
 
