@@ -153,7 +153,11 @@ def _read_tree(entries: Iterable[Any], where: object) -> dict[str, RemoteFile]:
     files: dict[str, RemoteFile] = {}
     for number, entry in enumerate(entries, 1):
         if number > MOST_FILES:
-            raise _no_listing(where, f"more than {MOST_FILES:,} entries")
+            raise FormatError(
+                where, expected=f"a repository of at most {MOST_FILES:,} entries",
+                got=f"more than {MOST_FILES:,} entries",
+                remedy="Choose the repository of one model, or fetch its directory alone with `hf download`.",
+            )  # fmt: skip
         if not hasattr(entry, "blob_id"):
             continue
         digest = entry.lfs.sha256 if entry.lfs else None
