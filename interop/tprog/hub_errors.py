@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tprog.errors import UsageError
+from tprog.errors import TritterError, UsageError
+from tprog.hub_guard import guarded
 
 _LOGIN = "Log in with `hf auth login`, or set HF_TOKEN, as a user who may"
 _AGAIN = "Try again; what has arrived is kept, and the same command goes on from there."
@@ -50,12 +51,17 @@ def told(where: object) -> Iterator[None]:
         where: the repository concerned.
 
     Raises:
+        FormatError: an answer is none of the Hub's.
         UsageError: in place of the errors of huggingface_hub and of the HTTP client below it.
     """
     try:
-        yield
+        with guarded(where):
+            yield
     except Exception as error:
-        known = _explain(_root(error))
+        root = _root(error)
+        if isinstance(root, TritterError):
+            raise root from None
+        known = _explain(root)
         if known is None:
             raise
         expected, got, remedy = known
