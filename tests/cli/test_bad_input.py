@@ -59,10 +59,29 @@ def test_a_target_that_cannot_be_grown_to_is_named(expand, changes, said):
         (("--dtype", "int8"), "bfloat16"),
         (("--shard-size", "big"), "5GB"),
         (("--nonsense",), "--nonsense"),
+        (("--positions", "top"), "--positions: expected none beside --layers"),
     ],
 )
 def test_an_option_that_is_wrong_is_named_with_what_would_be_right(expand, options, said):
     assert said in expand("--layers", "0", *options)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("recommend", "--tokens-seen", "inf"), "--tokens-seen: expected a finite number, got inf"),
+        (("recommend", "--tokens-a-parameter", "1e400"), "--tokens-a-parameter: expected a finite number, got inf"),
+        (("generate", "--temperature", "inf"), "--temperature: expected a finite number"),
+        (("generate", "--tokenizer", "bytes", "--length", "9999"), "length: expected 1 to 63 tokens"),
+        (("eval", "--tokenizer", "bytes", "--data", ""), "--data: expected the path of a text file"),
+        (("eval", "--tokenizer", "bytes", "--data", "text:"), "--data: expected the path of a text file"),
+    ],
+)
+def test_numbers_and_paths_that_make_no_sense_are_named(tritter, config_file, words, said):
+    model = config_file("c.json", vocab_size=300, max_position_embeddings=64)
+    made = tritter("init", "--config", model, "--json").json
+    command, *options = words
+    assert said in tritter(command, made["path"], *options).error
 
 
 def test_a_target_that_exists_is_left_alone(tritter, small, config_file):

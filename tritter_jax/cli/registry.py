@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import textwrap
 from collections.abc import Callable
 from copy import copy
@@ -9,6 +10,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.markup import escape
+from tprog import UsageError
 
 from tritter_jax.cli.output import Manner, manner
 from tritter_jax.cli.progress import watched
@@ -61,6 +63,7 @@ def command(app: typer.Typer, name: str, *, panel: str | None = None) -> Callabl
         @functools.wraps(function)
         def run(*, as_json: bool, quiet: bool, verbose: bool, **arguments: Any) -> None:
             choose_manner(as_json=as_json, quiet=quiet, verbose=verbose)
+            _require_finite(arguments)
             with speaking(), watched(name):
                 function(**arguments)
 
@@ -77,6 +80,14 @@ def command(app: typer.Typer, name: str, *, panel: str | None = None) -> Callabl
         return function
 
     return register
+
+
+def _require_finite(arguments: dict[str, Any]) -> None:
+    for name, value in arguments.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(
+                f"--{name.replace('_', '-')}", expected="a finite number", got=value, remedy="Give another number."
+            )
 
 
 def choose_manner(*, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:

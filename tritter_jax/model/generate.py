@@ -59,14 +59,17 @@ def generate(
         >>> generate(init_params(config), prompt, config, length=5, key=jax.random.key(0)).shape
         (1, 5)
     """
-    total = prompt.shape[1] + length
-    if not prompt.shape[1] or total > config.max_position_embeddings or length < 1:
+    given, most = prompt.shape[1], config.max_position_embeddings
+    if not 0 < length < most:
         raise UsageError(
-            "prompt",
-            expected=f"1 to {config.max_position_embeddings - length} tokens, with {length} to come",
-            got=prompt.shape[1],
-            remedy="Shorten the prompt, or ask for fewer tokens.",
-        )
+            "length", expected=f"1 to {most - 1} tokens, as the model has {most} positions", got=length,
+            remedy="Ask for fewer tokens." if length > 0 else "Ask for more tokens.",
+        )  # fmt: skip
+    if not 0 < given <= most - length:
+        raise UsageError(
+            "prompt", expected=f"1 to {most - length} tokens, with {length} to come", got=given,
+            remedy="Shorten the prompt, or ask for fewer tokens." if given else "Write something to go on from.",
+        )  # fmt: skip
     check_token_ids(prompt, config.vocab_size, "prompt")
     return _sample(params, prompt, key, config, length, temperature, top_k, dtype)
 
