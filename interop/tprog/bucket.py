@@ -122,6 +122,12 @@ def require_writable(url: str, name: str = ".writable") -> None:
 
 
 def _open(url: str) -> tuple[Any, str]:
+    scheme, _, place = url.partition("://")
+    if not place.strip("/"):
+        raise UsageError(
+            url, expected="a bucket and a directory in it", got="neither",
+            remedy=f"Name both: {scheme}://bucket/path.",
+        )  # fmt: skip
     try:
         from fsspec.core import url_to_fs
     except ImportError:

@@ -45,7 +45,7 @@ class TritterError(Exception):
         more: int = 0,
     ) -> None:
         self.where, self.expected, self.remedy = (
-            printable(text, LONGEST_MESSAGE) for text in (where, expected, remedy)
+            printable(text, LONGEST_MESSAGE) or "''" for text in (where, expected, remedy)
         )
         self.got = printable(got)
         self.findings = tuple(map(printable, findings[:MOST_FINDINGS]))

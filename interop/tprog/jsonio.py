@@ -92,7 +92,8 @@ def check_large_json(path: Path, most: int, bound: Bound | None = None) -> None:
 
 def _size(path: Path) -> int:
     if not path.is_file():
-        raise FormatError(path, expected="a JSON file", got="nothing there", remedy="Check the path.")
+        got = "a directory" if path.is_dir() else "nothing there"
+        raise FormatError(path, expected="a JSON file", got=got, remedy="Check the path.")
     return path.stat().st_size
 
 

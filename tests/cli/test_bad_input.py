@@ -112,6 +112,10 @@ def test_a_source_that_is_not_there_is_named(tritter):
     assert "*-3B-*.tprog" in tritter("expand", "--from", "3B", "--to", "7B").error
 
 
+def test_an_empty_name_is_shown_as_one(tritter):
+    assert "error: '': expected org/name" in tritter("pull", "").error
+
+
 def test_a_source_that_is_not_a_model_is_named(tritter, tmp_path):
     (tmp_path / "photos").mkdir()
     assert "config.json" in tritter("info", "photos").error

@@ -89,7 +89,7 @@ def test_what_cannot_be_measured_is_told_in_a_paragraph(tritter, model):
     assert "--samples: expected at most" in tritter("fisher", model, *ask, 10_000_000).error
     assert "expected one of sampled, empirical" in tritter("fisher", model, *OPTIONS, "--estimator", "batched").error
     assert "expected one of float32, bfloat16" in tritter("fisher", model, *OPTIONS, "--dtype", "fp16").error
-    assert "mesh.date is no field; did you mean data?" in tritter("fisher", model, *OPTIONS, "--mesh", "date=2").error
+    assert "mesh.date is no field (did you mean data?" in tritter("fisher", model, *OPTIONS, "--mesh", "date=2").error
     assert "vocab has length 257" in tritter("fisher", model, *OPTIONS, "--mesh", "tensor=2").error
     assert (
         "--batch-size: expected a multiple of 8, as data x fsdp, got 4"

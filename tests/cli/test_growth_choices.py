@@ -115,7 +115,8 @@ def test_a_plan_for_another_model_is_refused(tritter, small, config_file, tmp_pa
     ("options", "said"),
     [
         (("--noise", "10"), "seed: expected one for the noise"),
-        (("--noise", "nan", "--seed", "0"), "from -200 to 200 dB"),
+        (("--noise", "201", "--seed", "0"), "from -200 to 200 dB"),
+        (("--noise", "nan", "--seed", "0"), "--noise: expected a finite number, got nan"),
         (("--noise-everywhere",), "noise_everywhere: expected a signal-to-noise ratio beside it"),
         (("--layers", "0,0"), "each layer once, got 0 repeated. Give the layers to copy, such as --layers 1"),
         (("--layers", "2"), "numbers from 0 to 1, got 2. Give the layers to copy, such as --layers 1"),

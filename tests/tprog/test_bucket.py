@@ -176,6 +176,7 @@ def test_a_damaged_checkpoint_is_not_sent(bucket, source):
         ("nothing://bucket/a.tprog", "Protocol not known"),
         ("memory://bucket/none.tprog", "got nothing"),
         ("s3://bucket/a.tprog", "s3fs"),
+        ("gs://", "expected a bucket and a directory in it"),
     ],
 )
 def test_what_cannot_be_opened_is_told(bucket, tmp_path, url, said):

@@ -241,7 +241,7 @@ def test_a_penalty_beyond_all_numbers_changes_nothing():
         (["ewc.lambda=-1"], r"ewc\.lambda: Input should be greater than or equal to 0, got -1"),
         (["ewc.lambda=inf"], r"ewc\.lambda: Input should be a finite number"),
         (["ewc.lambda=1e31"], r"ewc\.lambda: Input should be less than or equal to"),
-        (["ewc.lamda=1"], r"ewc\.lamda is no field; did you mean lambda\?"),
+        (["ewc.lamda=1"], r"ewc\.lamda is no field \(did you mean lambda\?\)"),
         (["ewc.form=quadratic"], "ewc.form: expected one of proximal, gradient, loss, got 'quadratic'"),
         (["model.checkpoint=", "model.size=test"], r"ewc\.lambda=10000: expected a checkpoint to go on from"),
     ],

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tprog.flax
-from tprog import FormatError, TritterError, UsageError, VerificationError
+from tprog import FormatError, TritterError, UsageError, VerificationError, load_config
 from tprog.flax_state import load_optimizer
 from tprog.reader import open_checkpoint
 from tprog.tokenizer_copies import missing_copies
@@ -373,8 +373,8 @@ def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):
         (["schedule.name=linear"], "warmup-cosine, wsd"),
         (["training.remat=dot"], "training.remat: .*Did you mean dots"),
         (["training.remat=true"], "training.remat: Input should be a valid string, got True"),
-        (["training.stepz=5"], "training.stepz is no field; did you mean steps"),
-        (["trainig.steps=5"], "trainig is no field; did you mean training"),
+        (["training.stepz=5"], r"training.stepz is no field \(did you mean steps"),
+        (["trainig.steps=5"], r"trainig is no field \(did you mean training"),
         (["mesh.data=-1", "mesh.fsdp=-1"], "one axis of -1"),
         (["mesh.data=-1", "mesh.fsdp=3"], "dividing the 8 devices"),
         (["mesh.data=0"], "a number of devices"),
@@ -383,6 +383,7 @@ def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):
         (["training.seed=-1"], "greater than or equal to 0"),
         (["data.tokenizer=nowhere"], r"a tokenizer\.json"),
         (["training.steps=0"], "greater than or equal to 1"),
+        (["training.steps=99999999999999999999"], "training.steps: Input should be less than 2147483648"),
         (["model.size=7B"], "one of size, config and checkpoint"),
         (["data.train=builtin:poetry"], "poetry"),
         (["model.vocab_size=100"], "vocab"),
@@ -392,6 +393,18 @@ def test_a_checkpoint_is_gone_on_from_with_its_optimizer(settings):
 def test_what_cannot_work_is_said_before_the_first_step(settings, changes, said):
     with pytest.raises(TritterError, match=said):
         prepare(settings(*changes))
+
+
+def test_an_empty_name_of_the_run_directory_is_refused():
+    with pytest.raises(UsageError, match=r"output\.directory: String should have at least 1 character"):
+        RunConfig.parse({}, ["output.directory=''"])
+
+
+def test_a_directory_in_place_of_settings_is_told_as_one(tmp_path):
+    with pytest.raises(UsageError, match="got a directory"):
+        RunConfig.load(tmp_path)
+    with pytest.raises(TritterError, match="got a directory"):
+        load_config(tmp_path)
 
 
 def test_a_run_directory_of_another_model_is_left_alone(settings, tmp_path):

@@ -118,6 +118,13 @@ def open_corpus(spec: str | Path) -> Corpus:
     if text.startswith(PREFIX):
         return open_builtin(text)
     plain = text.removeprefix(AS_TEXT)
+    if not plain:
+        raise UsageError(
+            "--data",
+            expected="the path of a text file, a directory or a glob",
+            got="none",
+            remedy="Write . for here.",
+        )
     path = user_path(plain)
     if path.is_file():
         found, among_others = [(path.name, path)], False

@@ -20,8 +20,8 @@ def _axis(size: int) -> int:
     return size
 
 
-Positive = Annotated[int, Field(ge=1)]
-NotNegative = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1, lt=1 << 31)]
+NotNegative = Annotated[int, Field(ge=0, lt=1 << 31)]
 Seed = Annotated[int, Field(ge=0, lt=1 << 32)]
 Axis = Annotated[int, AfterValidator(_axis)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -63,7 +63,7 @@ class DataSection(_Section):
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     tokenizer: str | None = None
     special_tokens: str = "transformers"
-    sequence_length: Annotated[int, Field(ge=2)] = 256
+    sequence_length: Annotated[int, Field(ge=2, lt=1 << 31)] = 256
     batch_size: Positive = 8
     seed: Seed = 0
     cache: str | None = None
@@ -157,7 +157,7 @@ class OutputSection(_Section):
     `checkpoints` is where the run's own checkpoints lie: in the run directory, or a directory or `gs://bucket/path`.
     """
 
-    directory: str = "runs/run"
+    directory: Annotated[str, Field(min_length=1)] = "runs/run"
     checkpoints: str | None = None
     log_interval: Positive = 10
     eval_interval: NotNegative = 100
@@ -223,7 +223,7 @@ class RunConfig(_Section):
             where,
             expected="fields of a run configuration",
             got=findings[0],
-            remedy="Mend them.",
+            remedy="Correct the fields named.",
             findings=findings[1:],
         )
 
@@ -284,5 +284,5 @@ def _finding(problem: Any) -> str:
         kind: Any = section.annotation if section is not None and len(problem["loc"]) > 1 else RunConfig
         names = [field.alias or name for name, field in kind.model_fields.items()]
         near = difflib.get_close_matches(str(problem["loc"][-1]), names, n=1)
-        return f"{place} is no field" + (f"; did you mean {near[0]}?" if near else "")
+        return f"{place} is no field" + (f" (did you mean {near[0]}?)" if near else "")
     return f"{place}: {problem['msg']}, got {problem['input']!r}"

@@ -17,7 +17,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         UsageError: it is missing, too large, or no TOML.
     """
     if not path.is_file():
-        raise UsageError(path, expected="a run configuration (TOML)", got="nothing there", remedy="Check the path.")
+        got = "a directory" if path.is_dir() else "nothing there"
+        raise UsageError(path, expected="a run configuration (TOML)", got=got, remedy="Check the path.")
     size = path.stat().st_size
     if size > _MOST_BYTES:
         raise UsageError(path, expected=f"at most {_MOST_BYTES} bytes", got=size, remedy="Check the path.")
