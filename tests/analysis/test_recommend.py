@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tprog import SIZES, ConfigError, GrowthError, ModelConfig, UsageError, named_size
+from tprog import SIZES, ConfigError, GrowthError, ModelConfig, UsageError, count_parameters, named_size
 from tprog.schema import LayerAnalysis, Progressive, RecommendedExpansion
 
 from tritter_jax.analysis import Memory, advise, loss_history, next_target, recommended_target
@@ -90,6 +90,12 @@ def test_the_verdict_goes_by_the_tokens_seen(tokens, verdict):
     assert verdict in advice.record.reason
     assert advice.grow_now == (verdict == "Grow now")
     assert ("lie mostly below 20" in advice.record.reason) == advice.grow_now
+
+
+def test_tokens_a_parameter_and_a_near_certainty_are_said_in_plain_figures():
+    reason = advise(SMALL, known(SMALL), PLENTY, tokens_seen=2e12).record.reason
+    assert f"2 T tokens, {2e12 / count_parameters(SMALL):,.0f} a parameter" in reason
+    assert "this point is passed is above 99%" in reason
 
 
 def test_the_loss_history_is_in_the_paragraph():

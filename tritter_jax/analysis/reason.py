@@ -121,8 +121,9 @@ def _tokens(plan: Plan, seen: float | None, optimum: float) -> Iterable[str]:
         )
         return
     share = seen / before
+    per = f"{share:,.0f}" if share >= 100 else f"{share:.3g}"
     yield (
-        f"It has seen {amount(seen)} tokens, {share:.3g} a parameter; {best}, {amount(optimum * before)} before and "
+        f"It has seen {amount(seen)} tokens, {per} a parameter; {best}, {amount(optimum * before)} before and "
         f"{amount(optimum * after)} after growing."
     )
     if share > _LATE:
@@ -131,18 +132,18 @@ def _tokens(plan: Plan, seen: float | None, optimum: float) -> Iterable[str]:
 
 def _when(history: History | None, point: GrowthPoint, seen: float | None) -> Iterable[str]:
     basis = "the fit and" if history is not None else "the literature's exponents and"
-    interval = f"{amount(point.tokens)} tokens on (90 % {amount(point.low)} to {amount(point.high)})"
+    interval = f"{amount(point.tokens)} tokens (90 % {amount(point.low)} to {amount(point.high)})"
     if seen is None:
         yield (
-            f"From {basis} that number, growing is predicted to win over going on from {interval}, if long training "
-            "follows."
+            f"By {basis} that number, growing is predicted to win over training on after {interval}, if long "
+            "training follows."
         )
         return
     step = "" if history is None else f", step {history.step_at(point.tokens):,}"
     advice = "Grow now" if point.passed >= 0.5 else "Train on first"
     yield (
-        f"{advice}: from {basis} that number, growing is predicted to win over going on from {interval}{step}, if "
-        f"long training follows; the chance that this lies behind is {point.passed:.0%}."
+        f"{advice}: by {basis} that number, growing is predicted to win over training on after {interval}{step}, if "
+        f"long training follows; the probability that this point is passed is {_percent(point.passed)}."
     )
 
 
@@ -157,6 +158,12 @@ def _machine(target: ModelConfig, memory: Memory) -> Iterable[str]:
         f"Training it in float32 with AdamW takes {needed / 1e9:.3g} GB ({BYTES_A_PARAMETER} bytes a parameter), "
         f"without activations, and {memory.name} has {memory.nbytes / 1e9:.3g} GB: {verdict}."
     )
+
+
+def _percent(probability: float) -> str:
+    if 0.005 <= probability < 0.995:
+        return f"{probability:.0%}"
+    return "above 99%" if probability > 0.5 else "below 1%"
 
 
 def _span(interval: tuple[float, float, float]) -> str:

@@ -191,7 +191,7 @@ def planned(
         option = f"--{chosen[0].replace('_', '-')}"
         raise UsageError(
             option, expected="none beside a stored plan, which holds every choice", got=f"{option} and {target}",
-            remedy="Leave it out, or plan anew.",
+            remedy="Leave it out, or make a new plan.",
         )  # fmt: skip
     return stored_plan(record, config)
 
@@ -304,7 +304,8 @@ def print_plan(console: Console, made: "Plan") -> None:
             note = " and ".join(f"{n:,} {what}" for n, what in ((copies, "copies"), (fresh, "fresh")) if n)
         if axis == "layers" and made.new_layers:
             sources = ranges([made.stack.source[i] for i in made.new_layers])
-            note = f"layers {ranges(made.new_layers)}, {made.depth} copies of old {sources}"
+            how = "copies" if made.depth == "copy" else f"{made.depth} copies"
+            note = f"layers {ranges(made.new_layers)}, {how} of old {sources}"
         view.add_row(title, f"{getattr(before, name):,}", f"{getattr(after, name):,}", note)
     counts = [count_parameters(config) for config in (before, after)]
     view.add_row("parameters", *(f"{count:,}" for count in counts), f"x {counts[1] / counts[0]:.2f}")
