@@ -231,3 +231,17 @@ def test_a_text_that_the_rules_do_not_encode_is_refused_however_long_it_is(tmp_p
         tokenizer.encode("a")
     with pytest.raises(FormatError, match="rules that encode every text"):
         list(tokenizer.encode_long(["a" * 10_000, "c" * 10_000]))
+
+
+@pytest.mark.parametrize(
+    ("size", "frequency", "said"),
+    [
+        (10**22, 2, "--vocab-size: expected at most 4,194,304"),
+        (2**22 + 1, 2, "--vocab-size: expected at most 4,194,304"),
+        (300, 10**20, "--min-frequency: expected 1 to"),
+        (300, 0, "--min-frequency: expected 1 to"),
+    ],
+)
+def test_sizes_that_the_trainer_cannot_take_are_refused(size, frequency, said):
+    with pytest.raises(UsageError, match=said):
+        train_bpe(["some text"], size, min_frequency=frequency)

@@ -34,6 +34,10 @@ def byte_tokenizer() -> Tokenizer:
     return Tokenizer(backend, end_of_text=END_OF_TEXT)
 
 
+MOST_TOKENS = 1 << 22
+"""Largest vocabulary that is trained, four times the largest published: the trainer reserves memory for all of it."""
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2) -> Tokenizer:
     """Train a byte-level BPE tokenizer; the same texts give the same tokenizer.
 
@@ -44,7 +48,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2) 
         min_frequency: how often a pair must occur to become a token.
 
     Raises:
-        UsageError: `vocab_size` leaves no room for the bytes, or there is no text.
+        UsageError: `vocab_size` leaves no room for the bytes or is above `MOST_TOKENS`, or there is no text.
 
     Example:
         >>> tokenizer = train_bpe(["low lower lowest slow slower"] * 2, 262)
@@ -60,8 +64,12 @@ def train_bpe(texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2) 
             "--vocab-size", expected=f"at least {least}: every byte and {len(special)} special tokens",
             got=vocab_size, remedy="Choose a larger vocabulary.",
         )  # fmt: skip
-    if min_frequency < 1:
-        raise UsageError("min_frequency", expected="at least 1", got=min_frequency, remedy="Choose 2.")
+    if vocab_size > MOST_TOKENS:
+        raise UsageError(
+            "--vocab-size", expected=f"at most {MOST_TOKENS:,}", got=vocab_size, remedy="Choose a smaller vocabulary."
+        )
+    if not 1 <= min_frequency < 1 << 31:
+        raise UsageError("--min-frequency", expected="1 to 2147483647", got=min_frequency, remedy="Choose 2.")
     seen = 0
 
     def counted() -> Iterable[str]:
