@@ -320,7 +320,7 @@ def test_what_is_no_model_is_refused(tmp_path, saved):
     (tmp_path / "file").write_text("x")
     (tmp_path / "empty").mkdir()
     assert "nothing there" in str(refusal(tmp_path / "none"))
-    assert "a file" in str(refusal(tmp_path / "file"))
+    assert "got another kind of file" in str(refusal(tmp_path / "file"))
     assert "config.json" in str(refusal(tmp_path / "empty"))
     for shard in saved.glob("weights-*"):
         shard.unlink()
