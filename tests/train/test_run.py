@@ -443,6 +443,7 @@ def test_the_settings_are_echoed_and_read_back(settings):
     assert RunConfig.load(Path(chosen.output.directory) / "run.toml") == run.settings
     found, asked = (each.model_dump(mode="json", by_alias=True) for each in (run.settings, chosen))
     assert (found["data"].pop("tokenizer"), asked["data"].pop("tokenizer")) == ("bytes", None)
+    assert (found["optimizer"].pop("learning_rate"), asked["optimizer"].pop("learning_rate")) == (1e-3, None)
     assert found == asked
 
 
