@@ -10,6 +10,7 @@ import pytest
 import tprog
 from tprog.reader import open_checkpoint
 
+from tests.cli.conftest import tritter  # noqa: F401
 from tests.support import random_params
 from tritter_jax.train import loop, setup
 from tritter_jax.train.config import RunConfig
@@ -114,3 +115,13 @@ def test_resuming_from_moments_that_are_stored_makes_no_fresh_ones(settings, tra
 def test_a_rate_that_is_given_is_taken(settings, trained):
     run = prepare(settings(*AGAIN, f"model.checkpoint={trained}", "optimizer.learning_rate=0.01"))
     assert (run.settings.optimizer.learning_rate, run.rate_from) == (0.01, "as given")
+
+
+@pytest.mark.parametrize(("changes", "said"), [((), "the checkpoint's"), (("--tokenizer", "bytes"), "bytes")])
+def test_the_command_says_tokenizer_and_rate(tritter, trained, token_cache, tmp_path, changes, said):  # noqa: F811
+    fields = (f"data.cache='{token_cache}'", f"model.checkpoint={trained}", "training.steps=1", "data.batch_size=1")
+    options = [text for field in fields for text in ("--set", field)]
+    outcome = tritter("train", *options, "--out", tmp_path / "run", *changes)
+    assert outcome.code == 0, outcome.err
+    assert f"tokenizer: {said}, " in outcome.err
+    assert "at its peak: what the checkpoint's own run ended with" in outcome.err

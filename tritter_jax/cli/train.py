@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from tprog.printable import printable
 
 from tritter_jax.cli.output import emit, err
 from tritter_jax.cli.progress import stages
@@ -47,6 +48,7 @@ def train(
     import jax
 
     from tritter_jax.aot import Topology
+    from tritter_jax.train.config import OWN
     from tritter_jax.train.loop import Report
     from tritter_jax.train.loop import train as run
     from tritter_jax.train.processes import all_or_none, is_first, start_processes
@@ -67,6 +69,9 @@ def train(
         ready = all_or_none(prepared)
         rate = ready.settings.optimizer.peak
         if is_first():
+            named = ready.settings.data.tokenizer
+            used = "the checkpoint's" if named == OWN else printable(named or "bytes")
+            err().print(f"tokenizer: {used}, {ready.tokenizer.vocab_size:,} tokens", style="dim", markup=False)
             err().print(f"learning rate {rate:g} at its peak: {ready.rate_from}", style="dim", markup=False)
         stage("training")
 
