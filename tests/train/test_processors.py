@@ -66,6 +66,7 @@ def test_memory_is_kept_from_step_to_step():
     returned = found(STEPS)
     assert returned > 5 * 4096  # pages of each temporary
     assert found(f"prepare_processors()\n{STEPS}") < returned / 10
+    assert found(f"prepare_processors(keep_memory=False)\n{STEPS}") > returned / 2
 
 
 def test_an_accelerator_that_may_be_there_changes_nothing(monkeypatch):
@@ -75,6 +76,8 @@ def test_an_accelerator_that_may_be_there_changes_nothing(monkeypatch):
     processors.prepare_processors(2)
     assert not called
     monkeypatch.setattr(processors, "_only_processors", lambda: True)
+    processors.prepare_processors(1, keep_memory=False)
+    assert not called
     processors.prepare_processors(1)
     assert called
 

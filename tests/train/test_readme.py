@@ -14,7 +14,14 @@ def test_the_configuration_is_valid_and_its_defaults_are_the_true_ones():
     (text,) = (block.text for block in blocks(README) if block.language == "toml")
     shown = tomllib.loads(text)
     chosen = RunConfig.parse(shown)
-    differing = {"model.size", "data.train", "data.tokenizer", "training.compute_dtype", "mesh.data"}
+    differing = {
+        "model.size",
+        "data.train",
+        "data.tokenizer",
+        "optimizer.learning_rate",
+        "training.compute_dtype",
+        "mesh.data",
+    }
     found, default = (each.model_dump(by_alias=True) for each in (chosen, RunConfig()))
     for section, fields in shown.items():
         for name in fields:

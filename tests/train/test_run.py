@@ -70,7 +70,7 @@ def test_sigterm_saves_the_step_at_hand_and_the_run_goes_on(settings, uninterrup
             os.kill(os.getpid(), signal.SIGTERM)
 
     done = loop.train(prepare(chosen), report=preempt)
-    assert (done.step, done.stopped) == (3, "asked to stop")
+    assert (done.step, done.stopped, done.signal) == (3, "asked to stop", signal.SIGTERM)
     loop.train(prepare(chosen))
     assert losses(chosen) == uninterrupted
 

@@ -56,7 +56,8 @@ def train(
     from tritter_jax.train.setup import Run, prepare
 
     start_processes(distributed=distributed)
-    prepare_processors(1 if jax.distributed.is_initialized() else settings.mesh.named)
+    devices = 1 if jax.distributed.is_initialized() else settings.mesh.named
+    prepare_processors(devices, keep_memory=settings.training.keep_memory)
 
     with stages(told=is_first()) as stage:
 

@@ -100,12 +100,16 @@ class ScheduleSection(_Section):
 
 
 class TrainingSection(_Section):
-    """Length and arithmetic of the run; `remat` is a key of `tritter_jax.model.REMAT`."""
+    """Length and arithmetic of the run; `remat` is a key of `tritter_jax.model.REMAT`.
+
+    `keep_memory` keeps memory that a step frees for the next one, on CPUs: faster, and more is held.
+    """
 
     steps: Positive = 200
     accumulate: Positive = 1
     compute_dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: str = "dots"
+    keep_memory: bool = True
     seed: Seed = 0
 
 

@@ -53,6 +53,7 @@ class Finished:
         tokens_seen: number of tokens trained on.
         checkpoint: the `.tprog` that was written.
         stopped: why it ended before its last step, or None.
+        signal: the signal that asked for the end, or 0; it went no further, so that the caller decides what follows.
         input_share: part of the time that was spent waiting for data.
     """
 
@@ -64,6 +65,7 @@ class Finished:
     checkpoint: Path
     stopped: str | None
     input_share: float
+    signal: int = 0
 
 
 @dataclass(kw_only=True)
@@ -81,6 +83,7 @@ class _Course:
     refused: UsageError | None = None
     not_finite_at: int | None = None
     stopped: str | None = None
+    signal: int = 0
 
     def tokens_seen(self, step: int) -> int:
         """Tokens trained on in that many steps; those of a step that changed nothing do not count."""
@@ -96,6 +99,9 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
     """Train, from the run directory's last whole checkpoint where there is one.
 
     All processes of a job call it; process 0 writes the metrics.
+
+    SIGTERM and Ctrl-C end it after the step at hand, with everything saved. They go no further: a script looks at
+    `Finished.signal`, and ends itself where it is not 0, for instance with `sys.exit(128 + done.signal)`.
 
     Args:
         run: from `prepare`.
@@ -174,6 +180,7 @@ def train(run: Run, *, report: Callable[[Report], None] = lambda _: None, say: S
         tokens_seen=place["tokens_seen"],
         checkpoint=path,
         stopped=course.stopped,
+        signal=course.signal,
         input_share=input_share,
     )
 
@@ -247,7 +254,7 @@ class _Loop:
                     with _put_off(course) if stop or step == last else nullcontext():
                         self._save(state, loss)
                 if stop and step != last:
-                    course.stopped = "asked to stop"
+                    course.stopped, course.signal = "asked to stop", preempted()
                     break
         return state
 

@@ -21,26 +21,28 @@ _ONEDNN = {
 }
 
 
-def prepare_processors(devices: int = 1) -> None:
+def prepare_processors(devices: int = 1, *, keep_memory: bool = True) -> None:
     """Make the most of a machine without accelerators; call it before anything else touches a device.
 
     A program that JAX runs takes its temporary memory anew each time, and glibc gives large blocks back to the system
     as they are freed, which then has to clear every page again: 5 to 10 % of a training step of 10M parameters. From
-    here on this process keeps what it has freed. And a core computes at most what is divided for it: with as many
-    devices as cores, a batch is divided once, instead of every operation by itself.
+    here on this process keeps what it has freed, unless it is told not to. And a core computes at most what is
+    divided for it: with as many devices as cores, a batch is divided once, instead of every operation by itself.
 
     Where there is an accelerator, or JAX has found its devices already, nothing changes.
 
     Args:
         devices: how many devices a mesh wants; as many are made, at most one of each core, unless the environment
             (`XLA_FLAGS`, `JAX_NUM_CPU_DEVICES`) says how many there shall be.
+        keep_memory: whether freed memory is kept for the next step.
 
     Example:
         >>> prepare_processors()
     """
     if not _only_processors():
         return
-    _keep_freed_memory()
+    if keep_memory:
+        _keep_freed_memory()
     devices = min(devices, _cores())
     if devices > 1 and not _devices_named():
         with contextlib.suppress(RuntimeError):  # JAX has its devices
