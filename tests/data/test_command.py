@@ -48,8 +48,8 @@ def test_training_twice_gives_the_same_files(tritter, notes, tmp_path):  # noqa:
         (("--data", "builtin:pros", "--vocab-size", 300), "Did you mean builtin:prose?"),
         (("--data", "nowhere", "--vocab-size", 300), "nothing there"),
         (("--data", "notes", "--vocab-size", 5), "at least 258"),
-        (("--data", "notes/b.bin", "--vocab-size", 300), "a NUL byte at offset 0"),
-        (("--data", "notes", "--vocab-size", 300, "--min-frequency", 0), "at least 1"),
+        (("--data", "notes/b.bin", "--vocab-size", 300), "expected running text, got b.bin"),
+        (("--data", "notes", "--vocab-size", 300, "--min-frequency", 0), "expected 1 to"),
     ],
 )
 def test_a_mistake_is_named_and_leaves_nothing(tritter, notes, tmp_path, options, said):  # noqa: F811
