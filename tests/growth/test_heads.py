@@ -12,6 +12,7 @@ from tprog.params import Axis
 from tests.growth.strategies import head_patterns
 from tritter_jax.growth import WIDTH, make_plan
 from tritter_jax.growth.axis_map import FRESH
+from tritter_jax.growth.heads import kv_copies
 
 QUERIES, KV = Axis("heads", "copy"), Axis("kv_heads", "copy")
 
@@ -91,3 +92,10 @@ def test_key_and_value_gradients_are_known_where_whole_groups_are_copied(kv, gro
         plan = make_plan(source, replace(source, num_heads=new_heads, num_kv_heads=new_kv))
         assert all(dict(plan.maps)[KV].mapped)
         assert plan.guarantee.gradients.startswith("every")
+
+
+def test_fewer_kv_heads_are_refused_where_a_recorded_plan_asks_for_them():
+    source = ModelConfig(hidden_size=32, num_layers=1, num_heads=4, num_kv_heads=4, intermediate_size=8)
+    target = ModelConfig(hidden_size=32, num_layers=1, num_heads=4, num_kv_heads=2, intermediate_size=8)
+    with pytest.raises(GrowthError, match="kv heads: expected at least the source's 4, got 2"):
+        kv_copies(source, target)

@@ -91,6 +91,11 @@ def kv_copies(source: HeadCounts, target: HeadCounts) -> list[int]:
     Raises:
         GrowthError: an old kv head would have fewer query slots than it has queries.
     """
+    if target.num_kv_heads < source.num_kv_heads:
+        raise GrowthError(
+            "kv heads", expected=f"at least the source's {source.num_kv_heads}", got=target.num_kv_heads,
+            remedy="Growth only adds: choose a larger target.",
+        )  # fmt: skip
     each, more = divmod(target.num_kv_heads, source.num_kv_heads)
     copies = [each + (old < more) for old in range(source.num_kv_heads)]
     fewest = min(copies) * target.group_size
