@@ -41,7 +41,7 @@ def plan_of(source: Checkpoint) -> Plan:
 
 def run_on(source: Checkpoint, shape: MeshShape, directory: Path) -> Run:
     """A run that would go on from a checkpoint."""
-    data = {"train": str(directory / TEXT), "cache": str(directory), "sequence_length": 32}
+    data = {"train": str(directory / TEXT), "cache": str(directory), "sequence_length": 32, "tokenizer": "bytes"}
     return prepare(RunConfig.parse({"model": {"checkpoint": str(source.path)}, "mesh": vars(shape), "data": data}))
 
 
@@ -64,7 +64,7 @@ def measured(directory: Path, shape: MeshShape, **options) -> Measured:
     """The Fisher information of what was grown."""
     return measure_fisher(
         open_checkpoint(directory / GROWN), str(directory / TEXT), directory / MEASURED, mesh=make_mesh(shape),
-        cache=directory, **MEASURING, **options,
+        cache=directory, tokenizer="bytes", **MEASURING, **options,
     )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def test_they_grow_save_and_measure_and_a_killed_one_ends_both_and_loses_little(
 def test_two_processes_go_on_where_a_killed_one_ended_both(together, killed):
     sizes = [f"--{name.replace('_', '-')}={value}" for name, value in member.MEASURING.items()]
     paths = [str(together / GROWN), "--data", str(together / TEXT), "--out", str(together / MEASURED)]
-    command = ["fisher", *paths, *sizes, "--mesh", "fsdp=4,tensor=2"]
+    command = ["fisher", *paths, *sizes, "--mesh", "fsdp=4,tensor=2", "--tokenizer", "bytes"]
     with Gang(command, command, devices=4) as job:
         (code, said), (other, _) = job.finish()
     assert (code, other) == (0, 0), said

@@ -28,12 +28,20 @@ SPECIAL = {
 DEFAULT = next(iter(SPECIAL))
 
 
+def is_library_fault(error: BaseException) -> bool:
+    """Whether the tokenizers library failed: it raises bare Exception and, where its Rust code panics, a class of
+    its own that is none."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def _encoding() -> Iterator[None]:
     """Errors of the tokenizers library, which raises bare Exception where its rules have no token for a text."""
     try:
         yield
-    except Exception as error:
+    except BaseException as error:
+        if not is_library_fault(error):
+            raise
         raise FormatError(
             TOKENIZER_JSON, expected="rules that encode every text", got=error,
             remedy="Take another tokenizer, or correct its files.",

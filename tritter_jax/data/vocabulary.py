@@ -11,7 +11,7 @@ from tprog.layout import HF_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_CONFIG
 from tprog.paths import user_path
 from tprog.tokenizer import tokenizer_files
 
-from tritter_jax.data.tokenizer import PAD, TOKENIZER_JSON, Tokenizer, byte_symbols
+from tritter_jax.data.tokenizer import PAD, TOKENIZER_JSON, Tokenizer, byte_symbols, is_library_fault
 
 BYTES = "builtin:bytes"
 END_OF_TEXT = "<|endoftext|>"
@@ -119,7 +119,9 @@ def load_tokenizer(path: str | Path, *, end_of_text: str | None = None) -> Token
     files = {name: file.read_bytes() for name, file in found.items()}
     try:
         backend = tokenizers.Tokenizer.from_str(files[TOKENIZER_JSON].decode("utf-8"))
-    except Exception as error:  # the library raises bare Exception
+    except BaseException as error:
+        if not is_library_fault(error):
+            raise
         raise FormatError(
             found[TOKENIZER_JSON], expected="a tokenizer of the tokenizers library", got=str(error)[:200],
             remedy="Save it with the installed tokenizers, or update those: `pip install --upgrade tokenizers`.",
